@@ -1,0 +1,38 @@
+"""The budget as the edited script sees it."""
+
+from __future__ import annotations
+
+import time
+
+
+__all__ = ["BudgetClock"]
+
+
+class BudgetClock:
+    """Counts to the same deadline as the supervisor outside, less the margin for saving.
+
+    Code that ignores this clock gains no more than the margin: the supervisor kills at the deadline.
+
+    Args:
+        start: ``time.monotonic()`` at which the edited source was handed over, in seconds.
+        deadline: The supervisor's deadline on the same clock.
+        save_margin: Fraction of the budget kept back for saving.
+        max_tokens: Training tokens after which the budget is used up whatever the time.
+    """
+
+    def __init__(
+        self, start: float, deadline: float, save_margin: float, max_tokens: float
+    ) -> None:
+        self._start = start
+        self._seconds = (deadline - start) * (1.0 - save_margin)
+        self._max_tokens = max_tokens
+        self._tokens = 0
+
+    def serve(self, tokens: int) -> None:
+        """Count training tokens handed to the edited script."""
+        self._tokens += tokens
+
+    def used(self) -> float:
+        """Fraction of the budget used: 0 at the start, at least 1 when training must end."""
+        seconds = (time.monotonic() - self._start) / self._seconds
+        return max(seconds, self._tokens / self._max_tokens)

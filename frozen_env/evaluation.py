@@ -1,0 +1,121 @@
+"""The evaluation protocol: windows, softmax, bytes, probe positions. Runs outside every box.
+
+bits per byte = Σ -log2 p(x_i | x_<i) / Σ bytes(x_i), over validation targets that have bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .prepare import Prepared
+from .tokenizer import Tokenizer
+
+
+__all__ = [
+    "Probe",
+    "Windows",
+    "bits_per_byte",
+    "draw_probe",
+    "test_windows",
+    "token_nats",
+    "validation_windows",
+]
+
+_PROBE_FLOOR = 0.02
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Disjoint windows of the validation text.
+
+    Attributes:
+        inputs: (N, T) int32 token ids shown to the model.
+        targets: (N, T) int32 token ids it is scored on, one later.
+        target_bytes: (N, T) int32 bytes of each target; 0 for the separator, which is not scored.
+    """
+
+    inputs: NDArray[np.int32]
+    targets: NDArray[np.int32]
+    target_bytes: NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Positions at which a truncated prefix is scored again.
+
+    Attributes:
+        window: (K,) int index of the window.
+        position: (K,) int index of the target in it; the prefix is ``inputs[: position + 1]``.
+        weight: (K,) float64 inverse-probability weights, summing to 1.
+    """
+
+    window: NDArray[np.int64]
+    position: NDArray[np.int64]
+    weight: NDArray[np.float64]
+
+
+def validation_windows(prepared: Prepared) -> Windows:
+    """At most ``profile.eval_tokens`` tokens, in windows spread evenly over the validation text."""
+    return _windows(prepared, "val.bin")
+
+
+def test_windows(prepared: Prepared) -> Windows:
+    """The same of the hidden test slice: for a final report only."""
+    return _windows(prepared, "test.bin")
+
+
+def _windows(prepared: Prepared, name: str) -> Windows:
+    profile = prepared.profile
+    tokens = np.fromfile(prepared.private / name, dtype=np.uint16).astype(np.int32)
+    length = min(profile.seq_len, len(tokens) - 1)
+    available = (len(tokens) - 1) // length
+    count = max(1, min(available, profile.eval_tokens // length))
+    starts = np.linspace(0, available - 1, count).round().astype(np.int64) * length
+    index = starts[:, None] + np.arange(length)
+    targets = tokens[index + 1]
+    token_bytes = Tokenizer.load(prepared.folder / "tokenizer.json").token_bytes
+    return Windows(tokens[index], targets, token_bytes[targets])
+
+
+def token_nats(logits: NDArray[np.floating], targets: NDArray[np.integer]) -> NDArray[np.float64]:
+    """-log softmax(logits)[target], in nats.
+
+    Args:
+        logits: (..., V), any scale or shift: the softmax is ours.
+        targets: (...), token ids.
+
+    Raises:
+        ValueError: A logit is not finite.
+    """
+    if not np.isfinite(logits).all():
+        raise ValueError("the model answered with logits that are not finite")
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    log_sum = np.log(np.exp(shifted).sum(axis=-1, dtype=np.float64))
+    chosen = np.take_along_axis(shifted, targets[..., None].astype(np.int64), axis=-1)[..., 0]
+    return np.asarray(log_sum - chosen, dtype=np.float64)
+
+
+def bits_per_byte(nats: float, n_bytes: int) -> float:
+    return nats / (math.log(2.0) * n_bytes)
+
+
+def draw_probe(nats: NDArray[np.float64], count: int, rng: np.random.Generator) -> Probe:
+    """Draw positions with replacement, biased to where the model did suspiciously well.
+
+    P(position) ∝ p(target) + 0.02: a leak shows where the target was known (docs/architecture.md).
+
+    Args:
+        nats: (N, T) loss of each scored target; NaN where a target is not scored.
+        count: K, the number of positions.
+        rng: Must not be known to the box.
+    """
+    probability = np.where(np.isnan(nats), 0.0, np.exp(-np.nan_to_num(nats)) + _PROBE_FLOOR)
+    flat = probability.ravel() / probability.sum()
+    chosen = rng.choice(flat.size, size=count, replace=True, p=flat)
+    window, position = np.unravel_index(chosen, nats.shape)
+    weight = 1.0 / flat[chosen]
+    return Probe(window, position, weight / weight.sum())
