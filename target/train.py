@@ -127,7 +127,7 @@ class GPT(nn.Module):
         for i, block in enumerate(self.blocks):
             x = self.resid_scale[i] * x + self.skip_scale[i] * x0
             x = block(x, cos, sin)
-        logits = self.lm_head(norm(x)).float()
+        logits = self.lm_head(norm(x))
         return SOFTCAP * torch.tanh(logits / SOFTCAP)
 
 
@@ -216,7 +216,7 @@ def train(model):
         )
         with torch.autocast(DEVICE.type, torch.bfloat16, enabled=BFLOAT16):
             logits = forward(inputs)
-        loss = F.cross_entropy(logits.view(-1, VOCAB_SIZE), targets.reshape(-1))
+        loss = F.cross_entropy(logits.view(-1, VOCAB_SIZE).float(), targets.reshape(-1))
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), GRAD_CLIP)
         for optimizer in optimizers:

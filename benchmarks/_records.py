@@ -1,0 +1,39 @@
+"""One JSON object a line: what a benchmark has measured so far, so that it can go on."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+# Two-sided 95 % quantiles of Student's t for 1 … 30 degrees of freedom.
+_T95 = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
+    2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
+    2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+)  # fmt: skip
+
+
+def load(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def append(path: Path, record: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def mean_interval(values: list[float]) -> tuple[float, float]:
+    """Mean and half width of its 95 % interval (Student's t)."""
+    n = len(values)
+    if n < 2:
+        return float(np.mean(values)), math.inf
+    t = _T95[n - 2] if n - 2 < len(_T95) else 1.96
+    return float(np.mean(values)), t * float(np.std(values, ddof=1)) / math.sqrt(n)

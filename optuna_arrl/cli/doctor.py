@@ -1,0 +1,151 @@
+"""`arrl doctor`: what this machine can do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+import os
+from pathlib import Path
+import shutil
+import tempfile
+from typing import TYPE_CHECKING
+
+import click
+
+from optuna_arrl.cli._study import BadInput
+from optuna_arrl.cli._study import default_profile
+from optuna_arrl.cli._study import open_storage
+from optuna_arrl.cli._study import shown_url
+from optuna_arrl.cli._study import study_names
+from optuna_arrl.cli._study import study_options
+
+
+if TYPE_CHECKING:
+    from optuna_arrl.frozen_env.profiles import Profile
+
+
+__all__ = ["doctor"]
+
+_FREE_BYTES = 1 << 30  # a study of 1000 trials leaves about 200 MB; scratch holds one model
+
+
+@dataclass(frozen=True)
+class _Finding:
+    good: bool
+    name: str
+    text: str
+    advice: str = ""
+
+
+@click.command()
+@study_options
+def doctor(storage_url: str, study_name: str | None) -> None:
+    """Say what this machine can do.
+
+    And what to do about what it cannot. Exits with 1 when something stands in the way of a study.
+    """
+    from optuna_arrl.frozen_env.profiles import PROFILES
+
+    profile = PROFILES[default_profile()]
+    well = True
+    for finding in _findings(profile, storage_url, study_name):
+        well &= finding.good
+        click.echo(f"{'✓' if finding.good else '✗'} {finding.name:<9} {finding.text}")
+        if finding.advice:
+            click.echo(f"  {'':<9} {finding.advice}")
+    click.get_current_context().exit(0 if well else 1)
+
+
+def _findings(profile: Profile, storage_url: str, study_name: str | None) -> Iterator[_Finding]:
+    yield _device(profile)
+    yield _cores(profile)
+    yield _memory(profile)
+    yield _box()
+    yield _corpus(profile)
+    yield _storage(storage_url, study_name)
+    yield _disk()
+
+
+def _device(profile: Profile) -> _Finding:
+    import torch
+
+    from optuna_arrl.objective.machine import device_model
+
+    text = f"{device_model(profile.device)}, profile {profile.name}, torch {torch.__version__}"
+    if profile.device == "cuda" and not torch.cuda.is_available():
+        return _Finding(
+            False, "device", text, "This torch cannot use the GPU: install a CUDA build of torch."
+        )
+    return _Finding(True, "device", text)
+
+
+def _cores(profile: Profile) -> _Finding:
+    cores = len(os.sched_getaffinity(0))
+    text = f"{cores} for this process, a trial uses {profile.threads}"
+    advice = "Trials will be slower than elsewhere." if cores < profile.threads else ""
+    return _Finding(cores >= profile.threads, "cores", text, advice)
+
+
+def _memory(profile: Profile) -> _Finding:
+    import psutil
+
+    free = psutil.virtual_memory().available
+    text = f"{_gib(free)} free, a trial may take {_gib(profile.memory_bytes)}"
+    advice = "End other programs, or edits fail here that run elsewhere."
+    good = free >= profile.memory_bytes
+    return _Finding(good, "memory", text, "" if good else advice)
+
+
+def _box() -> _Finding:
+    from optuna_arrl.objective.sandbox import PlainProcess
+
+    assert not PlainProcess.isolated
+    return _Finding(
+        True,
+        "box",
+        "clean environment, fresh folders, limits; no sandbox",
+        "Edits may do what you may: search only scripts that you would run yourself.",
+    )
+
+
+def _corpus(profile: Profile) -> _Finding:
+    from optuna_arrl.frozen_env.prepare import default_cache
+
+    cache = default_cache()
+    found = sorted(cache.glob(f"*-{profile.vocab_size}-*/manifest.json"))
+    if found:
+        return _Finding(True, "corpus", f"prepared in {found[0].parent}")
+    if os.access(_nearest(cache), os.W_OK):
+        return _Finding(True, "corpus", "not prepared yet; `arrl run` or `arrl prepare` does it")
+    return _Finding(
+        False, "corpus", f"{cache} cannot be written", "Set XDG_CACHE_HOME to a folder of yours."
+    )
+
+
+def _storage(url: str, study_name: str | None) -> _Finding:
+    try:
+        names = study_names(open_storage(url, create=False))
+    except BadInput as error:
+        if url.startswith("sqlite") and "There is no storage" in error.message:
+            return _Finding(True, "storage", f"{url} is not there yet; `arrl run` makes it")
+        return _Finding(False, "storage", error.message, "Give another one with --storage URL.")
+    if study_name is not None and study_name not in names:
+        return _Finding(True, "storage", f"{shown_url(url)} has no study '{study_name}' yet")
+    return _Finding(True, "storage", f"{shown_url(url)}, studies: {len(names)}")
+
+
+def _disk() -> _Finding:
+    folders = {"here": Path.cwd(), "for boxes": Path(tempfile.gettempdir())}
+    free = {name: shutil.disk_usage(folder).free for name, folder in folders.items()}
+    good = min(free.values()) >= _FREE_BYTES
+    text = ", ".join(f"{_gib(size)} free {name} ({folders[name]})" for name, size in free.items())
+    return _Finding(good, "disk", text, "" if good else "Make room, or set TMPDIR elsewhere.")
+
+
+def _nearest(path: Path) -> Path:
+    """Return the folder itself, or the nearest one above it that is there."""
+    return next(folder for folder in (path, *path.parents) if folder.is_dir())
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"

@@ -1,0 +1,439 @@
+"""Finished trials → PPO update → new policy version.
+
+Nothing is kept between updates but what the store holds: batches, candidates, rewards and
+advantages are derived from the study each time, so that any process can go on where another
+stopped. Several may: of two that make the same version, the store takes the first.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+import copy
+from dataclasses import asdict
+from dataclasses import dataclass
+import hashlib
+import json
+import math
+from pathlib import Path
+import time
+from typing import Any
+from typing import TYPE_CHECKING
+
+import numpy as np
+from optuna.logging import get_logger
+from safetensors.torch import load
+from safetensors.torch import save
+import torch
+
+from optuna_arrl.policy_store import MemoryPolicyStore
+from optuna_arrl.policy_store import PolicyStore
+from optuna_arrl.policy_store import PolicyVersion
+from optuna_arrl.policy_store import SqlPolicyStore
+from optuna_arrl.sampler.policy import action_distribution
+from optuna_arrl.sampler.policy import candidate_features
+from optuna_arrl.sampler.policy import PolicyInput
+from optuna_arrl.sampler.policy import PolicyNetwork
+from optuna_arrl.sampler.ppo import Batch
+from optuna_arrl.sampler.ppo import generalized_advantage
+from optuna_arrl.sampler.ppo import ppo_update
+from optuna_arrl.sampler.ppo import PPOConfig
+from optuna_arrl.sampler.proposers import GENERATOR_VERSION
+from optuna_arrl.sampler.state import one_thread
+from optuna_arrl.sampler.state import search_space
+from optuna_arrl.sampler.state import seen_trials
+from optuna_arrl.sampler.state import Situation
+from optuna_arrl.sampler.state import situation_of
+from optuna_arrl.sampler.state import unseen_ranges
+from optuna_arrl.trajectory import Action
+from optuna_arrl.trajectory import Observation
+from optuna_arrl.trajectory import observe
+from optuna_arrl.trajectory import observed_rewards
+
+
+if TYPE_CHECKING:
+    from optuna.study import StudyDirection
+    from optuna.trial import FrozenTrial
+
+
+__all__ = ["Learner", "Policy", "shipped_policy"]
+
+_logger = get_logger(__name__)
+
+# PPO normalises advantages over a batch; of a single step nothing is left.
+_MIN_STEPS = 2
+# Without SQL, versions are made of fixed blocks of trial numbers. A trial that is still running
+# when so many blocks after its own have ended is taken for dead (Journal has no heartbeat).
+_PATIENCE_BLOCKS = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Policy:
+    """A policy version ready for use. Never changed once made: threads share it.
+
+    Attributes:
+        version: Its number in the study.
+        network: In evaluation mode.
+        weights: The network's weights as safetensors bytes.
+        optimiser: The optimiser's state as safetensors bytes, None before the first update.
+    """
+
+    version: int
+    network: PolicyNetwork
+    weights: bytes
+    optimiser: bytes | None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # No tensors in a pickle: they are made anew from the bytes.
+        return _policy, (self.version, self.weights, self.optimiser)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the weights, hex."""
+        return hashlib.sha256(self.weights).hexdigest()
+
+    def judge(self, situation: Situation) -> tuple[torch.Tensor, float]:
+        """Return log-probabilities (C,) of a situation's candidates, and its value."""
+        inputs = candidate_features(situation.history, situation.candidates, situation.surrogate)
+        with torch.no_grad(), one_thread():
+            output = self.network(inputs)
+            return action_distribution(output.logits, inputs.mask), float(output.value)
+
+
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """One trial as an update sees it."""
+
+    observation: Observation
+    reward: float
+    action: Action
+    score: float  # warped loss; nan where there is none
+    inputs: PolicyInput
+
+
+def shipped_policy(path: Path | None) -> Policy:
+    """Return version 0.
+
+    Args:
+        path:
+            A safetensors file of the network's weights; None for the policy that follows the
+            surrogate's acquisition (its residual is zero).
+
+    Raises:
+        ValueError:
+            When the file does not hold the weights of this network.
+    """
+    # Of the caller's random numbers none is used up, and none has a say.
+    if path is None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return _policy(0, save(_contiguous(PolicyNetwork().state_dict())), None)
+    try:
+        return _policy(0, path.read_bytes(), None)
+    except Exception as error:
+        raise ValueError(
+            f"`policy` must be a safetensors file with the weights of a PolicyNetwork: "
+            f"'{path}' is not ({error})."
+        ) from error
+
+
+class Learner:
+    """The policy of one study: loads the newest version, makes the next one.
+
+    Args:
+        store:
+            Where the study's versions live.
+        shipped:
+            Version 0 of a study that has none yet.
+        batch_size:
+            Trials that have to end before they are learned from.
+    """
+
+    def __init__(self, store: PolicyStore, shipped: Policy, batch_size: int) -> None:
+        self.store = store
+        self._policy = shipped
+        self._reference = shipped
+        self._batch_size = batch_size
+        self._loaded = False
+        self._consumed: set[int] = set()
+
+    @property
+    def policy(self) -> Policy:
+        """The newest policy that :meth:`refresh` or :meth:`advance` has seen."""
+        return self._policy
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the store has been read."""
+        return self._loaded
+
+    def refresh(self) -> None:
+        """Load the newest version; the first worker of a study stores version 0."""
+        newest = self.store.newest()
+        if newest is None:
+            self.store.append(
+                PolicyVersion(
+                    version=0,
+                    parent=None,
+                    sha256=self._policy.sha256,
+                    weights=self._policy.weights,
+                    optimiser=None,
+                    rng="null",
+                    consumed=(),
+                    statistics={},
+                    created=time.time(),
+                )
+            )
+            newest = 0
+        if self._loaded and newest == self._policy.version:
+            return
+        stored = self.store.load(0)
+        if stored.sha256 != self._reference.sha256:
+            # The study began with another one: the KL penalty has to refer to that.
+            _logger.info("The study's own policy version 0 is used, not the one given.")
+            assert stored.weights is not None
+            self._reference = _policy(0, stored.weights, None)
+        self._policy = self._reference
+        if newest > 0:
+            found = self.store.load(newest)
+            assert found.weights is not None
+            self._policy = _policy(newest, found.weights, found.optimiser)
+        self._consumed = {number for record in self.store.records() for number in record.consumed}
+        self._loaded = True
+
+    def advance(
+        self,
+        trials: Sequence[FrozenTrial],
+        direction: StudyDirection,
+        noise: Callable[[], float],
+        *,
+        remainder: bool = False,
+    ) -> None:
+        """Load the newest version and, when a batch of trials has ended, make the next one.
+
+        Args:
+            trials:
+                All trials of the study.
+            direction:
+                Of the study.
+            noise:
+                Returns the standard deviation of a repeat, in the unit of the objective; asked
+                only when a version is made.
+            remainder:
+                Learn from fewer trials than a batch, too (SQL storages only: elsewhere a version
+                is made of a fixed block of trials).
+        """
+        begun = not self._loaded
+        self.refresh()
+        replayed = 0
+        while (numbers := self._next_batch(trials, remainder)) is not None:
+            self._make_version(trials, numbers, direction, noise())
+            replayed += begun
+        if replayed and isinstance(self.store, MemoryPolicyStore):
+            _logger.warning(
+                "This study's storage holds no policy versions: the policy was learned anew from "
+                f"the study's trials ({replayed} update(s)). With an SQL database, or an artifact "
+                "folder, it is kept."
+            )
+
+    def _next_batch(self, trials: Sequence[FrozenTrial], remainder: bool) -> Sequence[int] | None:
+        """Return the numbers of the trials that the next version consumes; None: too few."""
+        ended = sorted(trial.number for trial in trials if trial.state.is_finished())
+        if isinstance(self.store, SqlPolicyStore):
+            due = [number for number in ended if number not in self._consumed]
+            return due if len(due) >= (1 if remainder else self._batch_size) else None
+        # Duplicates cannot tell each other what they took, so everybody takes the same block.
+        first = self._policy.version * self._batch_size
+        block = range(first, first + self._batch_size)
+        later = [number for number in ended if number >= block.stop]
+        if set(block) <= set(ended) or len(later) >= _PATIENCE_BLOCKS * self._batch_size:
+            return block
+        return None
+
+    def _make_version(
+        self,
+        trials: Sequence[FrozenTrial],
+        numbers: Sequence[int],
+        direction: StudyDirection,
+        noise: float,
+    ) -> None:
+        """Learn from the trials of a batch and append the version, or load the winner's."""
+        version = self._policy.version + 1
+        weights, optimiser = self._policy.weights, self._policy.optimiser
+        steps, statistics = self._steps(trials, numbers, direction, noise)
+        if len(steps) >= _MIN_STEPS:
+            try:
+                last_value = self._value_after(trials, numbers[-1], steps[-1].action, direction)
+                weights, optimiser, figures = self._learn(steps, last_value, seed=version)
+                statistics |= figures
+            except Exception as error:
+                # Tried again, it would fail again at every trial from here on: the batch counts
+                # as consumed, and the weights stay what they were.
+                statistics["failed"] = repr(error)
+                _logger.warning(f"Policy update {version} failed, the policy stays: {error!r}")
+        made = PolicyVersion(
+            version=version,
+            parent=self._policy.version,
+            sha256=hashlib.sha256(weights).hexdigest(),
+            weights=weights,
+            optimiser=optimiser,
+            rng=json.dumps({"torch_seed": version}),
+            consumed=tuple(numbers),
+            statistics=statistics,
+            created=time.time(),
+        )
+        if self.store.append(made):
+            self._policy = _policy(version, weights, optimiser)
+            self._consumed.update(numbers)
+        else:
+            self.refresh()
+
+    def _steps(
+        self,
+        trials: Sequence[FrozenTrial],
+        numbers: Sequence[int],
+        direction: StudyDirection,
+        noise: float,
+    ) -> tuple[list[_Step], dict[str, Any]]:
+        """Return the trials of a batch that can be learned from, and what was left out and why."""
+        past = [t for t in trials if t.number <= numbers[-1] and t.state.is_finished()]
+        observations = observe(past, direction)
+        rewards = observed_rewards(observations, noise)
+        known = {o.trial.number: (o, r) for o, r in zip(observations, rewards, strict=True)}
+        steps: list[_Step] = []
+        left_out: Counter[str] = Counter()
+        for number in numbers:
+            if number not in known:
+                left_out["no_evidence"] += 1
+                continue
+            found = _step(*known[number], trials, direction)
+            if isinstance(found, str):
+                left_out[found] += 1
+            else:
+                steps.append(found)
+        mean = sum(step.reward for step in steps) / len(steps) if steps else None
+        statistics = {"used": len(steps), "left_out": dict(left_out), "mean_reward": mean}
+        return steps, statistics
+
+    def _value_after(
+        self,
+        trials: Sequence[FrozenTrial],
+        last: int,
+        action: Action,
+        direction: StudyDirection,
+    ) -> float:
+        """Return the value of the state that a batch ends in: what is still to come counts."""
+        number = last + 1
+        seen = seen_trials(trials, number, unseen_ranges(trials, number))
+        situation = situation_of(seen, search_space(seen), direction, action.seed, number)
+        return self._policy.judge(situation)[1]
+
+    def _learn(
+        self, steps: Sequence[_Step], last_value: float, seed: int
+    ) -> tuple[bytes, bytes, dict[str, Any]]:
+        """Return the updated weights, the optimiser's state and the figures of the update."""
+        config = PPOConfig()
+        inputs = PolicyInput.stack([step.inputs for step in steps])
+        advantage, return_ = generalized_advantage(
+            torch.tensor([step.reward for step in steps]),
+            torch.tensor([step.action.value for step in steps]),
+            last_value,
+            config.discount,
+            config.gae_lambda,
+        )
+        with one_thread():
+            with torch.no_grad():
+                reference = action_distribution(
+                    self._reference.network(inputs).logits, inputs.mask, config.exploration_floor
+                )
+            batch = Batch(
+                inputs=inputs,
+                action=torch.tensor([step.action.index for step in steps]),
+                log_prob=torch.tensor([step.action.log_prob for step in steps]),
+                advantage=advantage,
+                return_=return_,
+                reference=reference,
+                score=torch.tensor([step.score for step in steps]),
+                ran=torch.tensor([float(step.observation.ran) for step in steps]),
+            )
+            network = copy.deepcopy(self._policy.network).requires_grad_(True).train()
+            optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
+            _load_optimiser(optimizer, self._policy.optimiser)
+            generator = torch.Generator().manual_seed(seed)
+            figures = asdict(ppo_update(network, optimizer, batch, config, generator))
+        weights = save(_contiguous(network.state_dict()))
+        # A version that cannot be loaded, or that holds nan, must fail here and not when used.
+        if not all(tensor.isfinite().all() for tensor in load(weights).values()):
+            raise FloatingPointError("the updated weights are not finite")
+        figures = {
+            name: value if math.isfinite(value) else None for name, value in figures.items()
+        }
+        return weights, _optimiser_bytes(optimizer), figures
+
+
+def _step(
+    observation: Observation,
+    reward: float,
+    trials: Sequence[FrozenTrial],
+    direction: StudyDirection,
+) -> _Step | str:
+    """Return a trial as a step to learn from, or the reason why it is none."""
+    trial = observation.trial
+    action = Action.decode(trial.system_attrs)
+    if action is None:
+        return "enqueued" if "fixed_params" in trial.system_attrs else "no_action"
+    if action.generator != GENERATOR_VERSION:
+        return "other_generator"
+    seen = seen_trials(trials, trial.number, action.unseen)
+    distributions = search_space(seen)
+    if not distributions or not all(t.state.is_finished() for t in seen):
+        return "other_space"
+    situation = situation_of(seen, distributions, direction, action.seed, trial.number)
+    if situation.history.space.digest() != action.space:
+        return "other_space"
+    if situation.candidates.digest() != action.candidates:
+        return "other_candidates"
+    drawn = situation.params(action.index)
+    if any(trial.params[name] != drawn[name] for name in trial.params.keys() & drawn.keys()):
+        return "overridden"
+    score = math.nan
+    if observation.ran and not observation.pruned:
+        score = float(situation.surrogate.warp(np.array([observation.loss]))[0])
+    inputs = candidate_features(situation.history, situation.candidates, situation.surrogate)
+    return _Step(observation, reward, action, score, inputs)
+
+
+def _policy(version: int, weights: bytes, optimiser: bytes | None) -> Policy:
+    network = PolicyNetwork()
+    network.load_state_dict(load(weights))
+    return Policy(version, network.eval().requires_grad_(False), weights, optimiser)
+
+
+def _contiguous(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+
+
+def _optimiser_bytes(optimizer: torch.optim.Optimizer) -> bytes:
+    """Return all of an optimiser's tensors, named `parameter.quantity`."""
+    state = optimizer.state_dict()["state"]
+    return save(
+        _contiguous(
+            {
+                f"{parameter}.{quantity}": tensor
+                for parameter, tensors in state.items()
+                for quantity, tensor in tensors.items()
+            }
+        )
+    )
+
+
+def _load_optimiser(optimizer: torch.optim.Optimizer, stored: bytes | None) -> None:
+    if stored is None:
+        return
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in load(stored).items():
+        parameter, quantity = name.split(".")
+        state.setdefault(int(parameter), {})[quantity] = tensor
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

@@ -1,0 +1,244 @@
+"""Study history → what the policy sees: which trials count, over which search space.
+
+Everything here is a function of finished trials alone, so that any process that reads the same
+trials from storage sees the same state, whether it draws the next edit or learns from an old one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import contextlib
+from dataclasses import dataclass
+from typing import Any
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from optuna_arrl.sampler.history import History
+from optuna_arrl.sampler.proposers import Candidates
+from optuna_arrl.sampler.proposers import KINDS
+from optuna_arrl.sampler.proposers import propose
+from optuna_arrl.sampler.space import Array
+from optuna_arrl.sampler.space import Space
+from optuna_arrl.trajectory import Action
+from optuna_arrl.trajectory import observe
+from optuna_arrl.trajectory import to_ranges
+
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from collections.abc import Mapping
+    from collections.abc import Sequence
+
+    from optuna.distributions import BaseDistribution
+    from optuna.study import StudyDirection
+    from optuna.trial import FrozenTrial
+
+    from optuna_arrl.sampler.surrogate import Surrogate
+
+
+__all__ = [
+    "Situation",
+    "build_history",
+    "draws",
+    "one_thread",
+    "search_space",
+    "seen_trials",
+    "situation_of",
+    "unseen_ranges",
+]
+
+# A slot that none of the last so many trials had has gone; a conditional one comes back sooner.
+_RECENT_TRIALS = 100
+# An action holds at most so many ranges of unseen trials (it must stay below 4 kB). Where more are
+# needed, late trials are not looked at: an older state is a state too.
+_MAX_UNSEEN_RANGES = 60
+# Every stream of random numbers of a trial has its own key, so that none repeats another.
+_CANDIDATES_STREAM = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Situation:
+    """The state at which one edit is drawn, and the edits it is drawn from.
+
+    Attributes:
+        seen: The trials that were seen, in order of number.
+        history: What they teach.
+        candidates: The edits to choose from.
+        surrogate: Fitted to the history.
+    """
+
+    seen: Sequence[FrozenTrial]
+    history: History
+    candidates: Candidates
+    surrogate: Surrogate
+
+    def parent(self, index: int) -> FrozenTrial | None:
+        """Return the trial that a candidate edits, or None."""
+        row = int(self.candidates.parents[index])
+        if row < 0:
+            return None
+        number = int(self.history.numbers[row])
+        return next(trial for trial in self.seen if trial.number == number)
+
+    def params(self, index: int) -> dict[str, Any]:
+        """Return the parameter values that a candidate stands for."""
+        parent = self.parent(index)
+        return self.history.space.decode(
+            self.candidates.points[index], None if parent is None else parent.params
+        )
+
+
+def draws(seed: int, number: int, *stream: int) -> np.random.Generator:
+    """Return a source of random numbers of one trial: the same in any process.
+
+    Args:
+        seed: The sampler's seed.
+        number: The trial's number.
+        stream: Names the stream; streams of different names are independent.
+    """
+    return np.random.default_rng(np.random.SeedSequence([seed, number], spawn_key=stream))
+
+
+def unseen_ranges(trials: Sequence[FrozenTrial], number: int) -> tuple[tuple[int, int], ...]:
+    """Return the trials below `number` that cannot be seen: all others are finished.
+
+    Args:
+        trials: All trials of the study.
+        number: The number of the trial to sample.
+
+    Returns:
+        Ranges [first, last] in ascending order.
+    """
+    finished = {trial.number for trial in trials if trial.state.is_finished()}
+    ranges = to_ranges(n for n in range(number) if n not in finished)
+    if len(ranges) > _MAX_UNSEEN_RANGES:
+        del ranges[_MAX_UNSEEN_RANGES:]
+        ranges[-1][1] = number - 1
+    return tuple((first, last) for first, last in ranges)
+
+
+def seen_trials(
+    trials: Sequence[FrozenTrial], number: int, unseen: Sequence[tuple[int, int]]
+) -> list[FrozenTrial]:
+    """Return the trials below `number` outside the `unseen` ranges, in order of number."""
+    hidden = {n for first, last in unseen for n in range(first, last + 1)}
+    seen = [t for t in trials if t.number < number and t.number not in hidden]
+    return sorted(seen, key=lambda trial: trial.number)
+
+
+def search_space(trials: Sequence[FrozenTrial]) -> dict[str, BaseDistribution]:
+    """Return the union of the latest distributions of all parameters of recent trials.
+
+    The union, not the intersection: a conditional parameter belongs to the edit too. Parameters
+    with a single legal value are left out: there is nothing to choose.
+
+    Args:
+        trials: Seen trials, in order of number.
+
+    Returns:
+        Distributions, sorted by name.
+    """
+    latest: dict[str, BaseDistribution] = {}
+    for trial in [trial for trial in trials if trial.distributions][-_RECENT_TRIALS:]:
+        latest.update(trial.distributions)
+    return {name: latest[name] for name in sorted(latest) if not latest[name].single()}
+
+
+def situation_of(
+    seen: Sequence[FrozenTrial],
+    distributions: Mapping[str, BaseDistribution],
+    direction: StudyDirection,
+    seed: int,
+    number: int,
+) -> Situation:
+    """Return the state in which trial `number` is sampled. A pure function of its arguments.
+
+    Args:
+        seen: Finished trials, in order of number.
+        distributions: The search space, at least one parameter.
+        direction: Of the study.
+        seed: The sampler's seed.
+        number: The number of the trial to sample.
+    """
+    from optuna_arrl.sampler.surrogate import Surrogate  # imports torch
+
+    history = build_history(Space(distributions), seen, direction)
+    candidates = propose(history, draws(seed, number, _CANDIDATES_STREAM))
+    with one_thread():
+        return Situation(seen, history, candidates, Surrogate.fit(history))
+
+
+def build_history(space: Space, seen: Sequence[FrozenTrial], direction: StudyDirection) -> History:
+    """Return what finished trials teach over a search space.
+
+    A trial with a value that the space does not allow (its range has changed) is left out: it was
+    run at no point of the space. A parameter that a trial did not have (a condition, a slot that
+    was not there yet) gets the usual value of the trials that had it.
+
+    Args:
+        space: The search space.
+        seen: Finished trials, in order of number.
+        direction: Of the study.
+    """
+    observations, rows = [], []
+    for observation in observe(seen, direction):
+        row = space.snap(space.encode(observation.trial.params))
+        present = np.array([name in observation.trial.params for name in space.names], bool)
+        if np.isnan(row[present]).any() or not present.any():
+            continue
+        if observation.ran and not np.isfinite(observation.loss):
+            continue  # pruned before anything completed: neither a failure nor a score
+        observations.append(observation)
+        rows.append(row)
+    points = np.array(rows, np.float64).reshape(len(rows), space.dim)
+    index = {o.trial.number: i for i, o in enumerate(observations)}
+    actions = [Action.decode(o.trial.system_attrs) for o in observations]
+    return History(
+        space=space,
+        numbers=np.array([o.trial.number for o in observations], np.int64),
+        points=_impute(space, points),
+        losses=np.array([o.loss for o in observations], np.float64),
+        ran=np.array([o.ran for o in observations], np.bool_),
+        parents=_integers(
+            -1 if action is None or action.parent is None else index.get(action.parent, -1)
+            for action in actions
+        ),
+        kinds=_integers(
+            KINDS.index(action.kind) if action is not None and action.kind in KINDS else -1
+            for action in actions
+        ),
+    )
+
+
+def _integers(numbers: Iterable[int]) -> NDArray[np.int64]:
+    return np.fromiter(numbers, np.int64)
+
+
+def _impute(space: Space, points: Array) -> Array:
+    """Return points without nan: the most frequent choice, or the (lower) median of a number."""
+    for j in np.flatnonzero(np.isnan(points).any(axis=0)):
+        known = np.sort(points[~np.isnan(points[:, j]), j])
+        if not len(known):
+            usual = 0.5
+        elif space.is_categorical[j]:
+            values, counts = np.unique(known, return_counts=True)
+            usual = float(values[counts.argmax()])
+        else:
+            usual = float(known[(len(known) - 1) // 2])
+        points[np.isnan(points[:, j]), j] = usual
+    return space.snap(points)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute on one thread: the last bits of a sum depend on how many there are."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

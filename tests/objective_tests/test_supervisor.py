@@ -1,0 +1,303 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+import json
+import os
+from pathlib import Path
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+
+import psutil
+import pytest
+
+from optuna_arrl.objective.runner import BoxReport
+from optuna_arrl.objective.runner import Limits
+from optuna_arrl.objective.runner import MachineFault
+from optuna_arrl.objective.runner import SupervisedBox
+
+
+StartBox = Callable[..., SupervisedBox]
+AssertGone = Callable[[psutil.Process], None]
+
+MIB = 1 << 20
+# Ends only by SIGKILL.
+STUBBORN = """
+for number in set(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP}:
+    try:
+        signal.signal(number, signal.SIG_IGN)
+    except OSError:
+        pass
+while True:
+    signal.pause()
+"""
+# Leaves its session and its parent, as daemons do, and tells its pid in a file.
+DAEMON = """
+told, tell = os.pipe()
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        with open("pid", "w") as file:
+            file.write(str(os.getpid()))
+        os.close(tell)
+        os.close(told)
+        while True:
+            signal.pause()
+    os._exit(0)
+os.close(tell)
+os.read(told, 1)
+"""
+
+
+def to_the_end(box: SupervisedBox) -> BoxReport:
+    with box:
+        box.wait_until_ready()
+        box.wait_until_ended()
+    return box.report()
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "returncode"),
+    [
+        ("pass", "ok", 0),
+        ("sys.exit(11)", "exit", 11),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "signal", -signal.SIGSEGV),
+    ],
+)
+def test_reports_how_the_command_ended(
+    start_box: StartBox, code: str, reason: str, returncode: int
+) -> None:
+    report = to_the_end(start_box(code))
+    assert (report.reason, report.returncode) == (reason, returncode)
+    assert report.began < report.start < report.ended < report.deadline
+
+
+def test_hands_over_the_task_with_start_and_deadline(start_box: StartBox, tmp_path: Path) -> None:
+    code = "open('task', 'w').write(json.dumps(task))"
+    report = to_the_end(start_box(code, run_seconds=50.0))
+    task = json.loads((tmp_path / "task").read_text())
+    assert task == {"source": "train.py", "start": report.start, "deadline": report.deadline}
+    assert task["deadline"] - task["start"] == pytest.approx(50.0)
+
+
+@pytest.mark.parametrize(
+    ("reference_seconds", "budget"), [(0.25, 40.0), (0.2, 50.0), (0.01, 80.0), (9.0, 20.0)]
+)
+def test_scales_the_budget_by_the_reference_workload(
+    start_box: StartBox, reference_seconds: float, budget: float
+) -> None:
+    # The launcher measured 0.25 s: so slow against the reference, but not beyond 0.5 to 2 times.
+    report = to_the_end(start_box("", run_seconds=40.0, reference_seconds=reference_seconds))
+    assert report.deadline - report.start == pytest.approx(budget)
+
+
+def test_kills_at_the_deadline_what_ignores_every_signal(start_box: StartBox) -> None:
+    report = to_the_end(start_box(STUBBORN, run_seconds=0.3))
+    assert (report.reason, report.returncode) == ("deadline", None)
+    assert report.ended >= report.deadline
+
+
+def test_stops_a_tree_that_takes_too_much_memory(start_box: StartBox) -> None:
+    # No process of it is over the limit alone.
+    code = """
+    for _ in range(4):
+        if os.fork() == 0:
+            data = bytearray(60 << 20)
+            break
+    signal.pause()
+    """
+    report = to_the_end(start_box(code, memory_bytes=200 * MIB))
+    assert report.reason == "memory"
+    assert report.peak_memory_bytes > 200 * MIB
+
+
+def test_peak_memory_includes_what_was_given_back_between_two_looks(start_box: StartBox) -> None:
+    report = to_the_end(start_box("data = bytearray(100 << 20); del data"))
+    assert 100 * MIB < report.peak_memory_bytes < 200 * MIB
+
+
+def test_stops_a_fork_bomb_and_leaves_nothing_of_it(start_box: StartBox, tmp_path: Path) -> None:
+    code = """
+    mark = "arrl-bomb-" + os.getcwd()
+    while True:
+        if os.fork() == 0:
+            os.execv(sys.executable, [sys.executable, "-I", "-S", "-c", "input()", mark])
+    """
+    report = to_the_end(start_box(code.replace("input()", "import signal; signal.pause()")))
+    assert report.reason == "processes"
+    mark = f"arrl-bomb-{tmp_path}"
+    assert not [p for p in psutil.process_iter(["cmdline"]) if mark in (p.info["cmdline"] or [])]
+
+
+def test_keeps_head_and_tail_of_a_long_log(start_box: StartBox) -> None:
+    code = """
+    print("the first line")
+    for _ in range(100):
+        print("x" * 99999)
+    print("the last line")
+    """
+    report = to_the_end(start_box(code))
+    assert report.reason == "ok"
+    assert report.log_bytes == 100 * 100_000 + len("the first line\nthe last line\n")
+    assert len(report.log) < 260 * 1024
+    assert report.log.startswith(b"the first line\n")
+    assert report.log.endswith(b"the last line\n")
+    assert b"bytes left out" in report.log
+
+
+def test_short_log_is_kept_as_it_is(start_box: StartBox) -> None:
+    report = to_the_end(start_box("print('one'); print('two', file=sys.stderr)"))
+    assert sorted(report.log.split()) == [b"one", b"two"]
+
+
+def test_stops_a_log_flood(start_box: StartBox) -> None:
+    report = to_the_end(start_box("while True: os.write(1, b'x' * 1000000)"))
+    assert report.reason == "log"
+    assert len(report.log) < 260 * 1024
+
+
+def test_daemon_dies_with_its_box(
+    start_box: StartBox, tmp_path: Path, assert_gone: AssertGone
+) -> None:
+    with start_box(DAEMON + STUBBORN) as box:
+        box.wait_until_ready()
+        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+            pass
+        daemon = psutil.Process(int((tmp_path / "pid").read_text()))
+    assert box.report().reason == "abandoned"
+    assert_gone(daemon)
+
+
+def test_daemon_does_not_outlive_a_box_that_ended_well(
+    start_box: StartBox, tmp_path: Path
+) -> None:
+    report = to_the_end(start_box(DAEMON))
+    assert report.reason == "ok"
+    assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
+
+
+def test_box_inherits_no_other_descriptor_and_no_variable(
+    start_box: StartBox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET", "x")
+    code = """
+    def is_open(fd):
+        try:
+            return os.fstat(fd) is not None
+        except OSError:
+            return False
+    found = {
+        "fds": sorted(set(filter(is_open, range(256))) - {0, 1, 2, control, reply}),
+        "variables": sorted(set(os.environ) - {"LC_CTYPE"}),
+    }
+    open("found", "w").write(json.dumps(found))
+    """
+    with open(tmp_path / "other", "w") as other:
+        os.set_inheritable(other.fileno(), True)
+        to_the_end(start_box(code))
+    found = json.loads((tmp_path / "found").read_text())
+    assert found == {"fds": [], "variables": ["PATH"]}
+
+
+def test_box_outlives_the_thread_that_started_it(start_box: StartBox) -> None:
+    # A parent-death signal would fire here: it is bound to the thread that forked.
+    boxes: list[SupervisedBox] = []
+    code = "os.read(control, 1); sys.exit(7)"
+    thread = threading.Thread(target=lambda: boxes.append(start_box(code)))
+    thread.start()
+    thread.join()
+    with boxes[0] as box:
+        box.wait_until_ready()
+        # Only now is the box told to go on.
+        os.write(box.control, b"x")
+        box.wait_until_ended()
+    assert box.report().returncode == 7
+
+
+def test_launcher_that_is_never_ready_is_a_fault_of_the_machine(start_box: StartBox) -> None:
+    box = start_box("import signal; signal.pause()", handshake=False, start_seconds=0.3)
+    with pytest.raises(MachineFault, match="not ready in time"), box:
+        box.wait_until_ready()
+
+
+def test_launcher_that_breaks_is_a_fault_of_the_machine_that_tells_why(
+    start_box: StartBox,
+) -> None:
+    with (
+        pytest.raises(MachineFault, match="No module named 'torch'"),
+        start_box("import torch", handshake=False) as box,
+    ):
+        box.wait_until_ready()
+
+
+def test_command_that_does_not_exist_is_a_fault_of_the_machine(tmp_path: Path) -> None:
+    box = SupervisedBox(
+        lambda fds: ["/nowhere/python"],
+        environment={},
+        folder=tmp_path,
+        task={},
+        limits=Limits(start_seconds=60.0, run_seconds=60.0, memory_bytes=MIB),
+    )
+    with pytest.raises(MachineFault, match="/nowhere/python"), box:
+        box.wait_until_ready()
+
+
+def test_killed_supervisor_takes_its_box_along(
+    start_box: StartBox, tmp_path: Path, assert_gone: AssertGone
+) -> None:
+    box = start_box(STUBBORN)
+    with pytest.raises(MachineFault, match="killed"), box:
+        box.wait_until_ready()
+        supervisor = next(
+            p for p in psutil.Process().children() if "_supervisor" in " ".join(p.cmdline())
+        )
+        (root,) = supervisor.children()
+        supervisor.kill()
+        box.wait_until_ended()
+    assert_gone(root)
+
+
+def test_tree_dies_when_the_parent_is_killed(tmp_path: Path, assert_gone: AssertGone) -> None:
+    # A study's process, as kill -9 or the kernel may end it: it gets no chance to clean up.
+    parent_code = textwrap.dedent(
+        """
+        import sys
+        from pathlib import Path
+        from optuna_arrl.objective.runner import Limits, SupervisedBox
+
+        program, folder = sys.argv[1:]
+        box = SupervisedBox(
+            lambda fds: [sys.executable, "-I", "-S", "-c", program, *map(str, fds)],
+            environment={},
+            folder=Path(folder),
+            task={},
+            limits=Limits(start_seconds=60, run_seconds=60, memory_bytes=1 << 30),
+        )
+        box.wait_until_ready()
+        sys.stdin.readline()
+        """
+    )
+    box_code = textwrap.dedent(
+        """
+        import os, signal, sys
+        os.write(int(sys.argv[2]), b'{"ready": true, "reference_seconds": 0.25}\\n')
+        os.read(int(sys.argv[1]), 65536)
+        """
+    )
+    box_code += DAEMON + "print('up', flush=True)\nopen('up', 'w').close()\n" + STUBBORN
+    parent = subprocess.Popen(
+        [sys.executable, "-c", parent_code, box_code, str(tmp_path)], stdin=subprocess.PIPE
+    )
+    try:
+        while not (tmp_path / "up").exists():
+            assert parent.poll() is None
+        tree = psutil.Process(parent.pid).children(recursive=True)
+        daemon = int((tmp_path / "pid").read_text())
+        assert daemon in {process.pid for process in tree}
+    finally:
+        parent.kill()
+        parent.wait()
+    for process in tree:
+        assert_gone(process)

@@ -1,0 +1,216 @@
+"""A search space as a unit cube: what goes in comes out, and only legal values come out."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+import numpy as np
+from optuna._transform import _SearchSpaceTransform
+from optuna.distributions import BaseDistribution
+from optuna.distributions import CategoricalDistribution
+from optuna.distributions import FloatDistribution
+from optuna.distributions import IntDistribution
+import pytest
+
+from optuna_arrl.sampler.space import Space
+
+
+@st.composite
+def distributions(draw: st.DrawFn) -> BaseDistribution:
+    """Any distribution that Optuna allows, single-valued ones included."""
+    kind = draw(st.sampled_from(["float", "log", "step", "int", "int step", "int log", "choice"]))
+    if kind == "float":
+        low = draw(st.floats(-1e6, 1e6))
+        return FloatDistribution(low, low + draw(st.sampled_from([0.0, 1e-3, 1.0, 1e9])))
+    if kind == "log":
+        low = draw(st.floats(1e-9, 1e3))
+        return FloatDistribution(low, low * draw(st.sampled_from([1.0, 1.5, 1e6])), log=True)
+    if kind == "step":
+        low, step = draw(st.integers(-50, 50)) / 10, draw(st.sampled_from([0.1, 0.25, 3.0]))
+        high = round(low + step * draw(st.integers(0, 40)), 9)
+        return FloatDistribution(low, high, step=step)
+    if kind == "int":
+        low = draw(st.integers(-1000, 1000))
+        return IntDistribution(low, low + draw(st.integers(0, 5000)))
+    if kind == "int step":
+        low, step = draw(st.integers(-1000, 1000)), draw(st.integers(1, 7))
+        return IntDistribution(low, low + step * draw(st.integers(0, 30)), step=step)
+    if kind == "int log":
+        low = draw(st.integers(1, 100))
+        return IntDistribution(low, low + draw(st.integers(0, 5000)), log=True)
+    choices = [None, True, 3, 2.5, "a", "b", "c"]
+    return CategoricalDistribution(draw(st.permutations(choices))[: draw(st.integers(1, 7))])
+
+
+spaces = st.lists(distributions(), max_size=6).map(
+    lambda ds: Space({f"slot {i}": d for i, d in enumerate(ds)})
+)
+seeds = st.integers(0, 2**32 - 1)
+
+
+def is_legal(distribution: BaseDistribution, value: Any) -> bool:
+    if isinstance(distribution, IntDistribution) and type(value) is not int:
+        return False
+    if isinstance(distribution, FloatDistribution) and type(value) is not float:
+        return False
+    return distribution._contains(distribution.to_internal_repr(value))
+
+
+@given(spaces, seeds)
+def test_every_point_decodes_to_legal_values(space: Space, seed: int) -> None:
+    points = np.random.default_rng(seed).uniform(-0.2, 1.2, (20, space.dim))
+    for point in points:
+        params = space.decode(point)
+        assert list(params) == list(space.names)
+        assert all(is_legal(d, params[name]) for name, d in space.distributions.items())
+
+
+@given(spaces, seeds)
+def test_a_value_survives_encoding_and_decoding(space: Space, seed: int) -> None:
+    params = space.decode(np.random.default_rng(seed).random(space.dim))
+    again = space.decode(space.encode(params))
+    for name, d in space.distributions.items():
+        if isinstance(d, FloatDistribution) and d.step is None:
+            wide = abs(params[name]) if d.log else d.high - d.low
+            assert again[name] == pytest.approx(params[name], rel=1e-12, abs=2e-9 * wide)
+        else:
+            assert again[name] == params[name] and type(again[name]) is type(params[name])
+
+
+@given(spaces, seeds)
+def test_snapping_is_idempotent_and_agrees_with_decoding(space: Space, seed: int) -> None:
+    points = np.random.default_rng(seed).uniform(-0.2, 1.2, (10, space.dim))
+    snapped = space.snap(points)
+    assert ((snapped >= 0.0) & (snapped <= 1.0)).all()
+    np.testing.assert_array_equal(space.snap(snapped), snapped)
+    for point, legal in zip(points, snapped, strict=True):
+        assert space.decode(legal) == space.decode(point)
+        np.testing.assert_allclose(space.encode(space.decode(point)), legal, atol=1e-7)
+
+
+@given(distributions(), seeds)
+def test_numbers_lie_where_optuna_puts_them(distribution: BaseDistribution, seed: int) -> None:
+    space = Space({"x": distribution})
+    if space.is_categorical[0]:
+        return
+    params = space.decode(np.random.default_rng(seed).random(1))
+    theirs = _SearchSpaceTransform({"x": distribution}, transform_0_1=True).transform(params)
+    np.testing.assert_allclose(space.encode(params), theirs, atol=1e-9)
+
+
+@given(distributions())
+def test_the_ends_of_a_range_can_be_reached(distribution: BaseDistribution) -> None:
+    low, high = (Space({"x": distribution}).decode(np.array([end]))["x"] for end in (0.0, 1.0))
+    if isinstance(distribution, CategoricalDistribution):
+        assert (low, high) == (distribution.choices[0], distribution.choices[-1])
+    else:
+        assert (low, high) == (distribution.low, distribution.high)
+
+
+def test_levels_of_a_grid_share_the_axis_equally_and_choices_too() -> None:
+    space = Space(
+        {
+            "choice": CategoricalDistribution(["a", "b", "c", "d"]),
+            "grid": FloatDistribution(0.1, 0.7, step=0.2),
+            "whole": IntDistribution(10, 40, step=10),
+        }
+    )
+    middles = np.array([0.125, 0.375, 0.625, 0.875])
+    for i, middle in enumerate(middles):
+        params = space.decode(np.full(3, middle))
+        assert params == {"choice": "abcd"[i], "grid": round(0.1 + 0.2 * i, 1), "whole": 10 + 10 * i}
+        np.testing.assert_allclose(space.encode(params), middle)
+    assert space.levels.tolist() == [4, 4, 4] and space.size == 64
+
+
+def test_numbers_are_written_without_rounding_dust() -> None:
+    space = Space(
+        {
+            "grid": FloatDistribution(0.0, 1.0, step=0.1),
+            "rate": FloatDistribution(1e-5, 1.0, log=True),
+            "share": FloatDistribution(0.0, 1.0),
+        }
+    )
+    values = {"grid": 0.3, "rate": 0.0003, "share": 0.1}
+    assert repr(space.decode(space.encode(values))) == repr(values)
+
+
+def test_untouched_slots_keep_the_parent_s_own_digits() -> None:
+    space = Space({"x": FloatDistribution(0.0, 1.0), "y": FloatDistribution(0.0, 1.0)})
+    parent = {"x": 1 / 3, "y": 0.2}
+    point = space.encode(parent)
+    point[1] = 0.9
+    assert space.decode(point, parent) == {"x": 1 / 3, "y": 0.9}
+
+
+def test_a_parent_s_illegal_value_is_not_kept() -> None:
+    space = Space({"n": IntDistribution(0, 10, step=2), "m": IntDistribution(0, 4)})
+    params = space.decode(space.snap(np.array([0.5, 0.5])), {"n": 5, "m": 99})
+    assert params == {"n": 4, "m": 2} or params == {"n": 6, "m": 2}
+
+
+def test_what_cannot_be_placed_is_nan() -> None:
+    space = Space(
+        {
+            "choice": CategoricalDistribution(["a", "b"]),
+            "missing": FloatDistribution(0.0, 1.0),
+            "outside": FloatDistribution(0.0, 1.0),
+            "text": IntDistribution(0, 3),
+            "well": FloatDistribution(0.0, 1.0),
+        }
+    )
+    point = space.encode({"choice": "z", "outside": 1.5, "text": "2", "well": 0.25, "other": 1})
+    np.testing.assert_array_equal(np.isnan(point), [True, True, True, True, False])
+    assert np.isnan(space.snap(point)).tolist() == [True, True, True, True, False]
+
+
+def test_choices_are_equally_far_apart_and_single_values_have_no_feature() -> None:
+    space = Space(
+        {
+            "a": CategoricalDistribution(["x", "y", "z"]),
+            "b": IntDistribution(3, 3),
+            "c": FloatDistribution(0.0, 1.0),
+        }
+    )
+    features = space.features(np.array([[1 / 6, 0.5, 0.0], [0.5, 0.5, 0.0], [5 / 6, 0.5, 1.0]]))
+    assert space.feature_slots.tolist() == [0, 0, 0, 2] and features.shape == (3, 4)
+    assert np.linalg.norm(features[0] - features[1]) == pytest.approx(1.0)
+    assert np.linalg.norm(features[0] - features[2]) == pytest.approx(math.sqrt(2.0))
+
+
+def test_neighbours_are_one_level_away_and_turn_round_at_the_ends() -> None:
+    space = Space({"g": IntDistribution(1, 3), "l": IntDistribution(1, 1000, log=True)})
+
+    def neighbour(g: int, size: int, direction: float) -> dict[str, int]:
+        point = space.encode({"g": g, "l": size})
+        return space.decode(space.neighbours(point, np.full(2, direction)))
+
+    assert neighbour(1, 500, 1.0) == {"g": 2, "l": 501}
+    assert neighbour(3, 1000, 1.0) == {"g": 2, "l": 999}
+    assert neighbour(1, 1, -1.0) == {"g": 2, "l": 2}
+
+
+def test_an_empty_space_has_one_point() -> None:
+    space = Space({})
+    assert space.size == 1 and space.decode(space.encode({"x": 1})) == {}
+    assert space.features(np.empty((3, 0))).shape == (3, 0)
+
+
+@pytest.mark.filterwarnings("ignore:Choices for a categorical")
+def test_digests_tell_spaces_apart_whatever_their_order() -> None:
+    a, b = FloatDistribution(0.0, 1.0), CategoricalDistribution([object, len])
+    assert Space({"x": a, "y": b}).digest() == Space({"y": b, "x": a}).digest()
+    assert Space({"x": a}).digest() != Space({"x": FloatDistribution(0.0, 2.0)}).digest()
+
+
+def test_space_and_history_do_not_load_torch() -> None:
+    script = (
+        "import sys, optuna_arrl.sampler.space, optuna_arrl.sampler.history; "
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 0

@@ -1,0 +1,181 @@
+"""From trials to the state that an edit is drawn in."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.distributions import CategoricalDistribution
+from optuna.distributions import FloatDistribution
+from optuna.distributions import IntDistribution
+from optuna.study import StudyDirection
+from optuna.trial import create_trial
+from optuna.trial import FrozenTrial
+from optuna.trial import TrialState
+
+from optuna_arrl.sampler.space import Space
+from optuna_arrl.sampler.state import build_history
+from optuna_arrl.sampler.state import draws
+from optuna_arrl.sampler.state import search_space
+from optuna_arrl.sampler.state import seen_trials
+from optuna_arrl.sampler.state import situation_of
+from optuna_arrl.sampler.state import unseen_ranges
+from optuna_arrl.trajectory import Action
+from optuna_arrl.trajectory import ACTION_KEY
+
+
+X = FloatDistribution(0, 1)
+
+
+def trial(
+    number: int,
+    params: dict[str, Any] | None = None,
+    distributions: dict[str, BaseDistribution] | None = None,
+    value: float | None = 1.0,
+    state: TrialState = TrialState.COMPLETE,
+) -> FrozenTrial:
+    params = {"x": 0.5} if params is None else params
+    made = create_trial(
+        state=state,
+        value=value if state == TrialState.COMPLETE else None,
+        params=params,
+        distributions=distributions or dict.fromkeys(params, X),
+    )
+    made.number = number
+    return made
+
+
+@given(st.lists(st.booleans(), max_size=40))
+def test_seen_and_unseen_share_out_the_trials_below(finished: list[bool]) -> None:
+    states = [TrialState.COMPLETE if done else TrialState.RUNNING for done in finished]
+    trials = [trial(number, state=state) for number, state in enumerate(states)]
+    number = len(trials)
+    trials += [trial(number, state=TrialState.RUNNING), trial(number + 1)]  # itself, a later one
+    unseen = unseen_ranges(trials, number)
+    seen = seen_trials(trials, number, unseen)
+    assert [t.number for t in seen] == [n for n, done in enumerate(finished) if done]
+    # What was unseen then stays unseen, whatever ends later.
+    later = [trial(t.number) for t in trials]
+    assert [t.number for t in seen_trials(later, number, unseen)] == [t.number for t in seen]
+
+
+def test_many_unseen_trials_are_cut_off_at_a_late_one() -> None:
+    states = [TrialState.RUNNING, TrialState.COMPLETE] * 200
+    trials = [trial(number, state=state) for number, state in enumerate(states)]
+    unseen = unseen_ranges(trials, 400)
+    assert len(unseen) == 60
+    seen = seen_trials(trials, 400, unseen)
+    assert all(t.state == TrialState.COMPLETE for t in seen)
+    assert [t.number for t in seen] == list(range(1, 118, 2))
+
+
+def test_space_is_the_union_of_the_latest_distributions() -> None:
+    wide = FloatDistribution(0, 10)
+    trials = [
+        trial(0, {"x": 0.5, "only_then": 0.1}),
+        trial(1, {"y": 0.5}),
+        trial(2, {"x": 0.5}, {"x": wide}),
+        trial(3, {"one": 1}, {"one": IntDistribution(1, 1)}),
+    ]
+    assert search_space(trials) == {"only_then": X, "x": wide, "y": X}
+    assert list(search_space(trials)) == ["only_then", "x", "y"]
+
+
+def test_a_slot_gone_for_a_hundred_trials_leaves_the_space() -> None:
+    trials = [trial(0, {"gone": 0.5}), *(trial(n) for n in range(1, 100))]
+    assert set(search_space(trials)) == {"gone", "x"}
+    assert set(search_space([*trials, trial(100)])) == {"x"}
+
+
+def test_history_has_losses_failures_and_lineage() -> None:
+    child = trial(2, {"x": 0.25}, value=3.0)
+    child.system_attrs[ACTION_KEY] = Action(
+        index=0,
+        edit=None,
+        parent=1,
+        kind="momentum",
+        log_prob=0.0,
+        value=0.0,
+        expected_gain=None,
+        policy_version=0,
+        seed=0,
+        unseen=(),
+        generator=1,
+        candidates="",
+        space="",
+    ).encode()
+    trials = [trial(0, state=TrialState.FAIL), trial(1, value=2.0), child]
+    history = build_history(Space({"x": X}), trials, StudyDirection.MAXIMIZE)
+    assert history.numbers.tolist() == [0, 1, 2]
+    assert history.losses.tolist() == [math.inf, -2.0, -3.0]
+    assert history.ran.tolist() == [False, True, True]
+    assert history.parents.tolist() == [-1, -1, 1]
+    assert history.kinds.tolist() == [-1, -1, 4]
+    assert history.points[:, 0].tolist() == [0.5, 0.5, 0.25]
+
+
+def test_trials_outside_todays_ranges_are_left_out() -> None:
+    space = Space({"x": FloatDistribution(0, 1), "c": CategoricalDistribution(["a", "b"])})
+    trials = [
+        trial(0, {"x": 5.0}, {"x": FloatDistribution(0, 9)}),
+        trial(1, {"x": 0.5, "c": "a"}, {"x": X, "c": CategoricalDistribution(["a", "b"])}),
+        trial(2, {"other": 0.5}),
+    ]
+    history = build_history(space, trials, StudyDirection.MINIMIZE)
+    assert history.numbers.tolist() == [1]
+
+
+def test_parameters_a_trial_did_not_have_get_their_usual_value() -> None:
+    distributions = {
+        "x": X,
+        "n": IntDistribution(0, 9),
+        "c": CategoricalDistribution(["a", "b", "c"]),
+    }
+    rows = [("a", 0), ("c", 1), ("c", 7)]
+    trials = [trial(i, {"x": 0.5, "n": n, "c": c}, distributions) for i, (c, n) in enumerate(rows)]
+    trials.append(trial(3, {"x": 0.25}))
+    space = Space(distributions)
+    history = build_history(space, trials, StudyDirection.MINIMIZE)
+    assert space.decode(history.points[3]) == {"x": 0.25, "n": 1, "c": "c"}
+
+
+def test_pruned_before_any_score_is_neither_failure_nor_score() -> None:
+    pruned = trial(0, state=TrialState.PRUNED)
+    assert len(build_history(Space({"x": X}), [pruned], StudyDirection.MINIMIZE)) == 0
+    history = build_history(
+        Space({"x": X}), [trial(0), trial(1, state=TrialState.PRUNED)], StudyDirection.MINIMIZE
+    )
+    assert history.ran.tolist() == [True, True]
+    assert history.incumbent == 0
+
+
+def test_draws_depend_on_seed_number_and_stream() -> None:
+    streams = [(0, 1, 0), (0, 1, 1), (1, 1, 0), (0, 2, 0), (0, 1)]
+    first = [draws(*stream).random() for stream in streams]
+    assert first == [draws(*stream).random() for stream in streams]
+    assert len(set(first)) == len(first)
+
+
+@settings(max_examples=5, deadline=None)
+@given(st.randoms(use_true_random=False))
+def test_situation_is_a_function_of_the_trials_only(shuffler: Any) -> None:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    study.optimize(lambda t: t.suggest_float("x", 0, 1) + t.suggest_int("k", 0, 3), n_trials=6)
+    trials = list(study.trials)
+    first = situation_of(trials, search_space(trials), StudyDirection.MINIMIZE, 5, 6)
+    space = list(search_space(trials).items())
+    shuffler.shuffle(space)
+    second = situation_of(study.trials, dict(space), StudyDirection.MINIMIZE, 5, 6)
+    assert first.candidates.digest() == second.candidates.digest()
+    np.testing.assert_array_equal(
+        first.surrogate.log_acquisition(first.candidates.points),
+        second.surrogate.log_acquisition(first.candidates.points),
+    )
+    other = situation_of(trials, dict(space), StudyDirection.MINIMIZE, 6, 6)
+    assert other.candidates.digest() != first.candidates.digest()
