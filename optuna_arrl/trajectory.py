@@ -371,7 +371,7 @@ def _row(
         for t in trials
         if t.number < trial.number and t.state.is_finished() and t.number not in hidden
     ]
-    scores = [o.trial.value for o in observe(seen, direction) if o.ran and not o.pruned]
+    losses = [o.loss for o in observe(seen, direction) if o.ran and not o.pruned]
     ending = _ending(trial)
     row: dict[str, Any] = {
         "number": trial.number,
@@ -384,8 +384,8 @@ def _row(
         "memory_mb": trial.user_attrs.get(MEMORY_KEY),
         "n_seen": len(seen),
     }
-    if scores:
-        row["best_so_far"] = min(scores) if direction != StudyDirection.MAXIMIZE else max(scores)
+    if losses:
+        row["best_so_far"] = (-1.0 if direction == StudyDirection.MAXIMIZE else 1.0) * min(losses)
     if action is not None:
         row |= {
             "kind": action.kind,

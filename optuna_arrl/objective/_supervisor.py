@@ -240,7 +240,7 @@ class _Supervision:
                 elif key.fd == self._config["reply"]:
                     self._take_ready_line()
                     reason = ""
-                else:  # our standard input
+                else:  # our standard input: nothing follows the configuration but its end
                     reason = "" if os.read(key.fd, _READ_BYTES) else "abandoned"
                 if reason:
                     return reason

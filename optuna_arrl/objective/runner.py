@@ -20,6 +20,7 @@ from pathlib import Path
 import select
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -435,34 +436,33 @@ class _Curve:
     def __init__(self, bytes_per_token: float) -> None:
         self.points: list[tuple[int, float]] = []
         self.step = 0
-        self._nats_per_bit_byte = math.log(2.0) * bytes_per_token
+        self._bpb_in_nats = math.log(2.0) * bytes_per_token
         self._rest = b""
 
     def add(self, chunk: bytes) -> list[tuple[int, float]]:
         """Take what arrived; returns the points it completed."""
         *lines, self._rest = (self._rest + chunk).split(b"\n")
-        if len(self._rest) > _CURVE_LINE_BYTES:
-            self._rest = self._rest[:_CURVE_LINE_BYTES]  # too long already: it will not parse
-        new = [point for line in lines if (point := self._parse(line)) is not None]
-        self.points += new
-        return new
+        self._rest = self._rest[: _CURVE_LINE_BYTES + 1]  # longer than that is no point anyway
+        known = len(self.points)
+        for line in lines:
+            self._take(line)
+        return self.points[known:]
 
-    def _parse(self, line: bytes) -> tuple[int, float] | None:
+    def _take(self, line: bytes) -> None:
         if len(line) > _CURVE_LINE_BYTES:
-            return None
+            return
         try:
             message = json.loads(line)
             step, percent, loss = message["step"], message["percent"], message["loss"]
-            bpb = loss / self._nats_per_bit_byte
+            bpb = loss / self._bpb_in_nats
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
-            return None
+            return
         if type(step) is not int or type(percent) is not int or not isinstance(bpb, float):
-            return None
+            return
         last = self.points[-1][0] if self.points else 0
-        if not (0 <= step < _MAX_STEP and last < percent <= 100 and 0.0 <= bpb < _MAX_BPB):
-            return None
-        self.step = max(self.step, step)
-        return percent, bpb
+        if 0 <= step < _MAX_STEP and last < percent <= 100 and 0.0 <= bpb < _MAX_BPB:
+            self.step = max(self.step, step)
+            self.points.append((percent, bpb))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -520,6 +520,10 @@ class BoxReport:
 class SupervisedBox:
     """A box and its supervisor. As a context manager: at its end the whole tree is dead.
 
+    Attributes:
+        control: File descriptor the box reads from, once it is ready.
+        reply: File descriptor the box writes to, once it is ready.
+
     Args:
         command:
             Makes the command line from the file descriptors it is to be given: control, reply and,
@@ -556,6 +560,9 @@ class SupervisedBox:
         self._curve_fd: int | None = None
         self._open: list[int] = []
         with _machine("a box could not be started"):
+            # A socket, not a pipe: shutting it down reaches the supervisor even while a fork of
+            # this process holds a copy of our end.
+            self._leash, leash = socket.socketpair()
             try:
                 control_read, self.control = self._pipe()
                 self.reply, reply_write = self._pipe()
@@ -580,7 +587,7 @@ class SupervisedBox:
                 }
                 self._process = subprocess.Popen(
                     [sys.executable, "-I", "-B", str(_SUPERVISOR), str(report_write)],
-                    stdin=subprocess.PIPE,
+                    stdin=leash,
                     stdout=subprocess.DEVNULL,
                     pass_fds=[*box_fds, self.control, self.reply, report_write],
                     cwd="/",
@@ -589,18 +596,18 @@ class SupervisedBox:
                     start_new_session=True,  # Ctrl-C is ours to answer
                 )
             except BaseException:
+                self._leash.close()
                 self._close(self._open)
                 raise
+            finally:
+                leash.close()
             self._close([*box_fds, report_write])
         self._stop_looking = (  # the supervisor holds the real limits; this is for its own death
             time.monotonic() + limits.start_seconds + 2 * limits.run_seconds + _GRACE_SECONDS
         )
-        assert self._process.stdin is not None  # for the type checker: it is a pipe
-        self._stdin = self._process.stdin
         try:
-            self._stdin.write(json.dumps(config).encode("ascii") + b"\n")
-            self._stdin.flush()
-        except BrokenPipeError:  # it has died: its report, or the lack of one, says so
+            self._leash.sendall(json.dumps(config).encode("ascii") + b"\n")
+        except OSError:  # it has died: its report, or the lack of one, says so
             pass
 
     def __enter__(self) -> SupervisedBox:
@@ -608,13 +615,15 @@ class SupervisedBox:
 
     def __exit__(self, *_: object) -> None:
         try:
-            self._stdin.close()  # the supervisor kills the tree, unless it has ended
-        except BrokenPipeError:
+            # The supervisor kills the tree, unless it has ended.
+            self._leash.shutdown(socket.SHUT_WR)
+        except OSError:  # it has ended itself
             pass
         try:
             self.wait_until_ended()
             self._process.wait()
         finally:
+            self._leash.close()
             self._close(self._open)
 
     def wait_until_ready(self) -> float:
@@ -759,15 +768,21 @@ def _take_weights(folder_fd: int, target: Path) -> None:
         raise _Failed(Outcome.CRASH, f"it ended without leaving a {_WEIGHTS}") from None
     except OSError:
         raise _Failed(Outcome.CRASH, f"its {_WEIGHTS} is not a regular file") from None
-    with os.fdopen(fd, "rb", buffering=0) as file:
+    try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
             raise _Failed(Outcome.CRASH, f"its {_WEIGHTS} is not a regular file")
         if status.st_size > _WEIGHTS_BYTES:
             raise _Failed(Outcome.CRASH, f"its {_WEIGHTS} has more than {_WEIGHTS_BYTES} bytes")
-        with _machine("the weights could not be copied"), target.open("xb") as copy:
+        with (
+            _machine("the weights could not be copied"),
+            os.fdopen(fd, "rb", closefd=False) as file,
+            target.open("xb") as copy,
+        ):
             shutil.copyfileobj(file, copy, 1 << 20)
         target.chmod(0o444)
+    finally:
+        os.close(fd)
 
 
 # Bits that are all set in a number that is not finite, and how to view the numbers.

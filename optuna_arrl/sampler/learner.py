@@ -229,8 +229,8 @@ class Learner:
         self.refresh()
         replayed = 0
         while (numbers := self._next_batch(trials, remainder)) is not None:
-            self._make_version(trials, numbers, direction, noise())
-            replayed += begun
+            used = self._make_version(trials, numbers, direction, noise())
+            replayed += begun and used > 0
         if replayed and isinstance(self.store, MemoryPolicyStore):
             _logger.warning(
                 "This study's storage holds no policy versions: the policy was learned anew from "
@@ -258,8 +258,12 @@ class Learner:
         numbers: Sequence[int],
         direction: StudyDirection,
         noise: float,
-    ) -> None:
-        """Learn from the trials of a batch and append the version, or load the winner's."""
+    ) -> int:
+        """Learn from the trials of a batch and append the version, or load the winner's.
+
+        Returns:
+            How many of the trials were learned from.
+        """
         version = self._policy.version + 1
         weights, optimiser = self._policy.weights, self._policy.optimiser
         steps, statistics = self._steps(trials, numbers, direction, noise)
@@ -289,6 +293,7 @@ class Learner:
             self._consumed.update(numbers)
         else:
             self.refresh()
+        return len(steps)
 
     def _steps(
         self,

@@ -182,23 +182,22 @@ def build_history(space: Space, seen: Sequence[FrozenTrial], direction: StudyDir
         seen: Finished trials, in order of number.
         direction: Of the study.
     """
-    observations, rows = [], []
-    for observation in observe(seen, direction):
-        row = space.snap(space.encode(observation.trial.params))
-        present = np.array([name in observation.trial.params for name in space.names], bool)
-        if np.isnan(row[present]).any() or not present.any():
-            continue
-        if observation.ran and not np.isfinite(observation.loss):
-            continue  # pruned before anything completed: neither a failure nor a score
-        observations.append(observation)
-        rows.append(row)
-    points = np.array(rows, np.float64).reshape(len(rows), space.dim)
+    found = observe(seen, direction)
+    points = np.array([space.encode(o.trial.params) for o in found], np.float64)
+    points = points.reshape(len(found), space.dim)
+    present = np.array([[name in o.trial.params for name in space.names] for o in found], bool)
+    present = present.reshape(points.shape)
+    legal = present.any(axis=1) & ~(present & np.isnan(points)).any(axis=1)
+    # Pruned before anything completed: neither a failure nor a score.
+    known = np.array([not o.ran or np.isfinite(o.loss) for o in found], bool)
+    rows = np.flatnonzero(legal & known)
+    observations = [found[row] for row in rows]
     index = {o.trial.number: i for i, o in enumerate(observations)}
     actions = [Action.decode(o.trial.system_attrs) for o in observations]
     return History(
         space=space,
         numbers=np.array([o.trial.number for o in observations], np.int64),
-        points=_impute(space, points),
+        points=_impute(space, space.snap(points[rows])),
         losses=np.array([o.loss for o in observations], np.float64),
         ran=np.array([o.ran for o in observations], np.bool_),
         parents=_integers(

@@ -168,13 +168,16 @@ class Warp:
     @classmethod
     def of(cls, losses: Array) -> Warp | None:
         """Return the warp of losses (n,), or :obj:`None` where no two of them differ."""
-        if not len(losses) or losses.min() == losses.max():
+        if not len(losses):
             return None
         best = float(losses.min())
         # Halves first: the losses' range may be wider than the largest float.
-        gaps = 0.5 * losses - 0.5 * best
-        median = float(np.sort(gaps)[(len(gaps) - 1) // 2])
-        gap = min(2.0 * (median or float(gaps.mean())), np.finfo(float).max)
+        gaps = np.sort(0.5 * losses - 0.5 * best)
+        if gaps[-1] == 0.0:
+            return None
+        half = gaps[(len(gaps) - 1) // 2] or gaps.mean()
+        half = max(half, 1e-12 * gaps[-1])  # the worst is at most log 1e12 above the best
+        gap = float(min(2.0 * half, np.finfo(float).max))
         unscaled = cls(best, gap, 0.0, 1.0)
         logs = unscaled(losses)
         return cls(best, gap, float(logs.mean()), float(max(logs.std(), 1e-3)))

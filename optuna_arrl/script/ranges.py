@@ -2,7 +2,9 @@
 
 The comment stands at the end of the literal's line; what follows a further ``#`` is a remark::
 
-    MATRIX_LR = 0.02  # arrl: log 2e-3 0.2     # logarithmic, floats (or ints, between whole bounds)
+    MATRIX_LR = (
+        0.02  # arrl: log 2e-3 0.2     # logarithmic, floats (or ints, between whole bounds)
+    )
     DROPOUT = 0.1  # arrl: linear 0 0.5
     DEPTH = 4  # arrl: int 1 8                 # `int 1 64 log` for a logarithmic one
     BATCH_SIZE = 32  # arrl: pow2 4 128        # powers of two only
@@ -211,7 +213,7 @@ def _parse_rule(text: str, line: int) -> Directive:
         raise malformed("needs LOW below HIGH")
     if word in ("int", "pow2") and not (low.is_integer() and high.is_integer()):
         raise malformed("needs whole bounds")
-    if word == "log" and low <= 0 or (log and low < 1):
+    if (word == "log" and low <= 0) or (log and low < 1):
         raise malformed("needs a LOW above 0")
     if word == "pow2" and not (is_power_of_two(low) and is_power_of_two(high)):
         raise malformed("needs powers of two as bounds")

@@ -388,7 +388,7 @@ class _LiteralFinder(cst.CSTVisitor):
         self.found.append(
             _Found(
                 name=self._name(),
-                hints=tuple(re.sub(r"\W.*", "", text) for text in labels[-2:]),
+                hints=tuple(re.findall(r"[A-Za-z_]\w*", " ".join(labels[-3:]))),
                 kind=kind,
                 value=value,
                 constant=self._constant(),
@@ -460,7 +460,8 @@ class _LiteralFinder(cst.CSTVisitor):
         return False
 
     def visit_AugAssign(self, node: cst.AugAssign) -> bool:
-        self._visit_under("target", f"{_label(node.target)}+=", node.value)
+        with self._under("target", _label(node.target)):
+            self._visit_under("operator", "=", node.value)
         return False
 
     def _visit_value(self, target: cst.BaseExpression, value: cst.BaseExpression) -> None:

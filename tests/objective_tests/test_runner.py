@@ -1,0 +1,548 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+import dataclasses
+import json
+import math
+import os
+from pathlib import Path
+import tempfile
+import threading
+from typing import Any
+
+from conftest import HONEST
+from conftest import honest_but
+from conftest import SEQ_LEN
+from hypothesis import given
+from hypothesis import strategies as st
+import numpy as np
+import psutil
+import pytest
+from safetensors.torch import load_file
+from safetensors.torch import save_file
+import torch
+
+from optuna_arrl.frozen_env.prepare import Prepared
+from optuna_arrl.frozen_env.tokenizer import Tokenizer
+from optuna_arrl.objective import runner as runner_module
+from optuna_arrl.objective.runner import MachineFault
+from optuna_arrl.objective.runner import Measurement
+from optuna_arrl.objective.runner import SupervisedBox
+from optuna_arrl.objective.runner import TrialRunner
+from optuna_arrl.trajectory import Outcome
+
+
+TinyWith = Callable[..., Prepared]
+StartBox = Callable[..., SupervisedBox]
+AssertGone = Callable[[psutil.Process], None]
+
+END_OF_TRAINING = "        report(step, loss.item())\n"
+LOOP = "for step, (inputs, targets) in zip(range(60), batches(8)):"
+
+
+@pytest.fixture(autouse=True)
+def trial_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Trials make their folders here, and leave none."""
+    folder = tmp_path / "trials"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+def bits_per_byte_by_hand(prepared: Prepared, weights: dict[str, torch.Tensor]) -> float:
+    """The honest script's model on the whole validation text, straight from the definition."""
+    tokenizer = Tokenizer.load(prepared.folder / "tokenizer.json")
+    tokens = np.fromfile(prepared.private / "val.bin", dtype=np.uint16).astype(np.int64)
+    embedding = weights["embedding.weight"].double().numpy()
+    head = weights["head.weight"].double().numpy()
+    bits = n_bytes = 0.0
+    for start in range(0, len(tokens) - SEQ_LEN, SEQ_LEN):
+        window, targets = tokens[start : start + SEQ_LEN], tokens[start + 1 : start + SEQ_LEN + 1]
+        for position, target in enumerate(targets):
+            x = embedding[window[: position + 1]]
+            p = np.exp(head @ (x[-1] + x.mean(axis=0)))
+            if target != tokenizer.separator:
+                bits -= math.log2(p[target] / p.sum())
+                n_bytes += int(tokenizer.token_bytes[target])
+    return bits / n_bytes
+
+
+def test_score_of_an_honest_script_is_that_of_the_weights_it_left(
+    tiny_prepared: Prepared, tmp_path: Path, trial_folders: Path
+) -> None:
+    kept = tmp_path / "kept.safetensors"
+    source = HONEST + (
+        "    from safetensors.torch import save_file\n"
+        f"    save_file(model.state_dict(), {str(kept)!r})\n"
+        "    print('val_bpb: 0.1')\n"
+    )
+    measurement = TrialRunner(tiny_prepared).run(source, seed=3)
+    expected = bits_per_byte_by_hand(tiny_prepared, load_file(kept))
+    assert measurement.outcome is Outcome.COMPLETE
+    assert measurement.val_bpb == pytest.approx(expected, abs=1e-4)
+    assert measurement.reason == ""
+    assert b"val_bpb: 0.1" in measurement.log
+    assert measurement.leak is not None and measurement.leak["changed"] == 0
+    assert measurement.isolated is False
+    assert measurement.peak_memory_bytes > 50 << 20
+    parts = {"start", "train", "save", "score_start", "score", "probe_start", "probe"}
+    assert set(measurement.seconds) == parts | {"reference", "total"}
+    assert sum(measurement.seconds[part] for part in parts) < measurement.seconds["total"]
+    assert not list(trial_folders.iterdir())
+    json.dumps([measurement.seconds, measurement.leak, measurement.curve])  # as it is stored
+
+
+def test_bfloat16_model_completes(tiny_prepared: Prepared) -> None:
+    source = honest_but("return Model()", "return Model().to(torch.bfloat16)")
+    measurement = TrialRunner(tiny_prepared).run(source)
+    assert (measurement.outcome, measurement.reason) == (Outcome.COMPLETE, "")
+
+
+ENDINGS: dict[str, tuple[str, str, dict[str, Any], Outcome, str]] = {
+    "raises": (
+        END_OF_TRAINING,
+        "        raise RuntimeError('mat1 and mat2\\x1b do not fit')\n",
+        {},
+        Outcome.CRASH,
+        "RuntimeError: mat1 and mat2? do not fit",
+    ),
+    "is not Python": (
+        "def build_model():",
+        "def build_model(:",
+        {},
+        Outcome.CRASH,
+        "SyntaxError: invalid syntax",
+    ),
+    "ends the process": (
+        END_OF_TRAINING,
+        "        import os; os._exit(0)\n",
+        {},
+        Outcome.CRASH,
+        "it ended without leaving a model.safetensors",
+    ),
+    "is killed": (
+        END_OF_TRAINING,
+        "        import os; os.kill(os.getpid(), 9)\n",
+        {},
+        Outcome.CRASH,
+        "it was killed by SIGKILL",
+    ),
+    "ignores clock and signals": (
+        END_OF_TRAINING,
+        "        import signal\n"
+        "        signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "        while True: pass\n",
+        {"budget_seconds": 1.0},
+        Outcome.TIMEOUT,
+        "training had not ended after 1.0 s",
+    ),
+    "cannot allocate": (
+        END_OF_TRAINING,
+        "        bytearray(1 << 60)\n",
+        {},
+        Outcome.OOM,
+        "MemoryError",
+    ),
+    "takes too much memory": (
+        END_OF_TRAINING,
+        "        hoard = bytearray(b'x') * (2 << 30)\n",
+        {"memory_bytes": 1 << 30},
+        Outcome.OOM,
+        "it took more than 1024 MiB of memory",
+    ),
+    "diverges": (
+        END_OF_TRAINING,
+        "        model.head.weight.data[0, 0] = float('nan')\n",
+        {},
+        Outcome.CRASH,
+        "the trained weights are not finite: embedding.weight",
+    ),
+    "leaves a link": (
+        "def build_model():",
+        "def leave_link():\n"
+        "    import atexit, os\n"
+        "    def link():\n"
+        "        os.rename('model.safetensors', 'elsewhere')\n"
+        "        os.symlink('elsewhere', 'model.safetensors')\n"
+        "    atexit.register(link)\n"
+        "\n\n"
+        "def build_model():\n"
+        "    leave_link()",
+        {},
+        Outcome.CRASH,
+        "its model.safetensors is not a regular file",
+    ),
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_ending_of_training_is_an_outcome_with_a_reason(
+    tiny_with: TinyWith, ending: str, trial_folders: Path
+) -> None:
+    old, new, profile, outcome, reason = ENDINGS[ending]
+    measurement = TrialRunner(tiny_with(**profile)).run(honest_but(old, new))
+    assert (measurement.outcome, measurement.reason) == (outcome, reason)
+    assert measurement.val_bpb is None
+    assert "train" in measurement.seconds and "score" not in measurement.seconds
+    assert not list(trial_folders.iterdir())
+
+
+WHEN_SCORED: dict[str, tuple[str, dict[str, Any], Outcome, str]] = {
+    "logits not finite": (
+        "return self.head(x) + (0.0 if self.training else float('inf'))",
+        {},
+        Outcome.CRASH,
+        "the model answered with logits that are not finite",
+    ),
+    "logits of another shape": (
+        "return self.head(x) if self.training else self.head(x)[..., 1:]",
+        {},
+        Outcome.CRASH,
+        "one row of VOCAB_SIZE = 300 logits is needed for each token",
+    ),
+    "raises": (
+        "assert self.training, 'not now'; return self.head(x)",
+        {},
+        Outcome.CRASH,
+        "AssertionError: not now",
+    ),
+    "too slow": (
+        "import time; self.training or time.sleep(3600); return self.head(x)",
+        {"score_seconds": 1.0},
+        Outcome.TIMEOUT,
+        "scoring had not ended after 1 s",
+    ),
+    "reads the next token": (
+        "return self.head(x + self.embedding(ids.roll(-1, 1)))",
+        {},
+        Outcome.REJECTED,
+        "the model reads the next token: at ",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WHEN_SCORED)
+def test_what_a_model_does_when_scored_is_an_outcome_with_a_reason(
+    tiny_with: TinyWith, case: str
+) -> None:
+    forward, profile, outcome, reason = WHEN_SCORED[case]
+    source = honest_but("return self.head(x + self.context(x))", forward)
+    measurement = TrialRunner(tiny_with(**profile)).run(source)
+    assert measurement.outcome is outcome
+    assert reason in measurement.reason
+    assert measurement.val_bpb is None
+    assert (measurement.leak is not None) == (outcome is Outcome.REJECTED)
+
+
+def test_missing_mask_is_rejected_with_its_profit(tiny_prepared: Prepared) -> None:
+    source = honest_but(
+        "return x.cumsum(1) / torch.arange(1, x.size(1) + 1)[None, :, None]",
+        "return x.mean(1, keepdim=True)",
+    )
+    measurement = TrialRunner(tiny_prepared).run(source)
+    assert measurement.outcome is Outcome.REJECTED
+    assert measurement.leak is not None
+    assert measurement.leak["probed"] == 64
+    assert measurement.leak["changed"] > 0
+
+
+def until_the_clock(source: str) -> str:
+    return source.replace(LOOP, "for step, (inputs, targets) in enumerate(batches(8)):")
+
+
+def test_curve_arrives_in_bits_per_byte_and_calls_back_at_multiples_of_five(
+    tiny_with: TinyWith,
+) -> None:
+    marks: list[tuple[int, float]] = []
+    threads = set()
+
+    def on_curve(percent: int, bpb: float) -> bool:
+        marks.append((percent, bpb))
+        threads.add(threading.current_thread())
+        return False
+
+    # Lines that are not points, from edited code that has found the pipe, change nothing.
+    source = until_the_clock(
+        honest_but(
+            "    optimizer = torch",
+            "    import os, sys\n"
+            "    curve = int(sys.argv[4])\n"
+            "    os.write(curve, b'nonsense\\n{}\\n' + b'[' * 5000 + b'\\n')\n"
+            "    optimizer = torch",
+        )
+    )
+    prepared = tiny_with(budget_seconds=2.0)
+    measurement = TrialRunner(prepared).run(source, on_curve=on_curve)
+    assert measurement.outcome is Outcome.COMPLETE
+    percents = [percent for percent, _ in measurement.curve]
+    assert percents == sorted(set(percents))
+    assert {percent for percent, _ in marks} <= set(range(5, 101, 5))
+    assert {percent for percent, _ in marks} == {p - p % 5 for p in percents if p >= 5}
+    assert threads == {threading.current_thread()}
+    assert measurement.steps > len(percents)  # a point a percent at most, steps are many more
+    # A uniform guess over 300 tokens is where it starts, in nats; less is what it comes to.
+    uniform = math.log2(300) / prepared.manifest["train_bytes_per_token"]
+    assert 0.0 < measurement.curve[-1][1] < uniform
+    assert measurement.seconds["train"] == pytest.approx(2.0 * 0.7)
+    assert 0.0 < measurement.seconds["save"] < 2.0 * 0.3
+
+
+def test_curve_can_stop_a_trial(tiny_prepared: Prepared, trial_folders: Path) -> None:
+    # Left alone this would train for 30 s times 0.7.
+    runner = TrialRunner(tiny_prepared)
+    measurement = runner.run(until_the_clock(HONEST), on_curve=lambda percent, bpb: percent >= 10)
+    assert measurement.outcome is Outcome.PRUNED
+    assert 10 <= measurement.curve[-1][0] < 100
+    assert "score" not in measurement.seconds
+    assert not list(trial_folders.iterdir())
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("storage is gone")])
+def test_interruption_kills_the_box_and_goes_on_up(
+    tiny_prepared: Prepared,
+    trial_folders: Path,
+    assert_gone: AssertGone,
+    error: BaseException,
+) -> None:
+    tree: list[psutil.Process] = []
+
+    def on_curve(percent: int, bpb: float) -> bool:
+        tree.extend(psutil.Process().children(recursive=True))
+        raise error
+
+    with pytest.raises(type(error)):
+        TrialRunner(tiny_prepared).run(until_the_clock(HONEST), on_curve=on_curve)
+    assert len(tree) >= 2  # supervisor, box
+    for process in tree:
+        assert_gone(process)
+    assert not list(trial_folders.iterdir())
+
+
+def test_budget_and_memory_can_be_given(tiny_prepared: Prepared) -> None:
+    runner = TrialRunner(tiny_prepared, budget_seconds=5.0, memory_bytes=1 << 40)
+    assert runner.prepared.profile.budget_seconds == 5.0
+    assert runner.prepared.profile.memory_bytes == 1 << 40
+    assert tiny_prepared.profile.budget_seconds == 30.0
+
+
+@pytest.mark.parametrize("name", ["budget_seconds", "memory_bytes", "reference_seconds"])
+@pytest.mark.parametrize("value", [0, -1, math.nan, math.inf])
+def test_limits_must_be_positive_and_finite(
+    tiny_prepared: Prepared, name: str, value: float
+) -> None:
+    with pytest.raises(ValueError, match=f"`{name}` must be positive"):
+        TrialRunner(tiny_prepared, **{name: value})  # type: ignore[arg-type]
+
+
+def test_changed_data_is_a_fault_of_the_machine(tiny_prepared: Prepared) -> None:
+    manifest = json.loads(json.dumps(tiny_prepared.manifest))
+    manifest["sha256"]["private/val.bin"] = "0" * 64
+    changed = dataclasses.replace(tiny_prepared, manifest=manifest)
+    with pytest.raises(MachineFault, match=r"val\.bin"):
+        TrialRunner(changed).run(HONEST)
+
+
+def test_changed_frozen_source_is_a_fault_of_the_machine(
+    tiny_prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = TrialRunner(tiny_prepared)
+    sources = runner_module.frozen_sources()
+    monkeypatch.setattr(
+        runner_module, "frozen_sources", lambda: {**sources, "evaluation.py": "other"}
+    )
+    with pytest.raises(MachineFault, match=r"frozen_env/evaluation\.py changed"):
+        runner.run(HONEST)
+
+
+def test_folder_that_cannot_be_made_is_a_fault_of_the_machine(
+    tiny_prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    with pytest.raises(MachineFault, match="/nowhere"):
+        TrialRunner(tiny_prepared).run(HONEST)
+
+
+def test_full_disk_is_a_fault_of_the_machine(
+    tiny_prepared: Prepared, monkeypatch: pytest.MonkeyPatch, trial_folders: Path
+) -> None:
+    monkeypatch.setattr(runner_module, "_MIN_FREE_BYTES", 1 << 62)
+    with pytest.raises(MachineFault, match="is full"):
+        TrialRunner(tiny_prepared).run(HONEST)
+    assert not list(trial_folders.iterdir())
+
+
+def test_memory_limit_below_the_launchers_own_need_is_a_fault_of_the_machine(
+    tiny_prepared: Prepared,
+) -> None:
+    with pytest.raises(MachineFault, match="before any edited code ran: raise the limit"):
+        TrialRunner(tiny_prepared, memory_bytes=1 << 20).run(HONEST)
+
+
+def test_box_that_is_not_ready_in_time_is_a_fault_of_the_machine(tiny_with: TinyWith) -> None:
+    with pytest.raises(MachineFault, match="not ready in time"):
+        TrialRunner(tiny_with(start_seconds=0.2)).run(HONEST)
+
+
+def take(folder: Path, target: Path) -> None:
+    folder_fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        runner_module._take_weights(folder_fd, target)
+    finally:
+        os.close(folder_fd)
+
+
+def make_fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def make_hard_link(path: Path) -> None:
+    path.with_name("first").write_bytes(b"x")
+    os.link(path.with_name("first"), path)
+
+
+def make_device_link(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def make_sparse_terabyte(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+
+
+@pytest.mark.parametrize(
+    "make", [Path.mkdir, make_fifo, make_hard_link, make_device_link, make_sparse_terabyte]
+)
+def test_only_a_plain_file_of_bounded_size_is_taken_as_weights(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    make(tmp_path / "model.safetensors")
+    with pytest.raises(runner_module._Failed, match=r"model\.safetensors") as caught:
+        take(tmp_path, tmp_path / "copy")
+    assert caught.value.outcome is Outcome.CRASH
+    assert not (tmp_path / "copy").exists()
+
+
+def test_weights_are_copied_read_only(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    take(tmp_path, tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == b"weights"
+    assert (tmp_path / "copy").stat().st_mode & 0o222 == 0
+
+
+FLOATS = [
+    torch.float64,
+    torch.float32,
+    torch.float16,
+    torch.bfloat16,
+    torch.float8_e5m2,
+    torch.float8_e4m3fn,
+]
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_weights_that_are_not_finite_are_found_in_every_float_type(
+    tmp_path: Path, dtype: torch.dtype
+) -> None:
+    path = tmp_path / "model.safetensors"
+    info = torch.finfo(dtype)
+    finite = torch.tensor([[0.0, -1.5], [info.max, info.tiny]], dtype=torch.float64).to(dtype)
+    tensors = {"first": torch.arange(3), "empty": torch.zeros(0), "w": finite}
+    save_file(tensors, path)
+    runner_module._check_finite(path)
+    tensors["w"][1, 0] = float("nan")
+    save_file(tensors, path)
+    with pytest.raises(runner_module._Failed, match="not finite: w"):
+        runner_module._check_finite(path)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\xff" * 8, b"\x02\x00\x00\x00\x00\x00\x00\x00{}x", b"\x80\x04pickle."]
+)
+def test_broken_weights_are_refused(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(data)
+    with pytest.raises(runner_module._Failed, match="cannot be read"):
+        runner_module._check_finite(path)
+
+
+def points(chunks: list[bytes]) -> list[tuple[int, float]]:
+    curve = runner_module._Curve(bytes_per_token=2.0)
+    return [point for chunk in chunks for point in curve.add(chunk)]
+
+
+def test_curve_points_are_bits_per_byte() -> None:
+    # 4 ln 2 nats per token are 4 bits per token; a token is 2 bytes.
+    line = json.dumps({"step": 7, "percent": 5, "loss": 4 * math.log(2)}).encode() + b"\n"
+    assert points([line[:9], line[9:]]) == [(5, pytest.approx(2.0))]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"step": 8, "percent": 5, "loss": 1.0}',  # percent does not ascend
+        b'{"step": 8, "percent": 101, "loss": 1.0}',
+        b'{"step": 8, "percent": 6.0, "loss": 1.0}',
+        b'{"step": true, "percent": 6, "loss": 1.0}',
+        b'{"step": 8, "percent": 6, "loss": NaN}',
+        b'{"step": 8, "percent": 6, "loss": -1.0}',
+        b'{"step": 8, "percent": 6, "loss": 1e999}',
+        b'{"step": 8, "percent": 6, "loss": "1"}',
+        b'{"step": 8, "percent": 6, "loss": 1' + b"0" * 400 + b"}",
+        b'{"step": 1' + b"0" * 20 + b', "percent": 6, "loss": 1.0}',
+        b'{"step": 8, "percent": 6, "loss": 1.0' + b" " * 600 + b"}",
+        b'{"step": 8, "percent": 6}',
+        b"[" * 500,
+        b"\xff\xfe",
+    ],
+)
+def test_curve_lines_that_are_not_points_are_ignored(line: bytes) -> None:
+    good = b'{"step": 7, "percent": 5, "loss": 1.0}\n'
+    after = b'{"step": 9, "percent": 10, "loss": 1.0}\n'
+    assert [percent for percent, _ in points([good, line + b"\n", after])] == [5, 10]
+    assert [percent for percent, _ in points([good + line + b"\n" + after])] == [5, 10]
+
+
+@given(st.lists(st.binary(max_size=700)))
+def test_no_bytes_on_the_curve_pipe_can_break_the_curve(chunks: list[bytes]) -> None:
+    found = points([*chunks, b'\n{"step": 9, "percent": 100, "loss": 1.0}\n'])
+    assert found[-1][0] == 100
+    assert all(math.isfinite(bpb) for _, bpb in found)
+
+
+def test_endless_line_on_the_curve_pipe_is_not_kept() -> None:
+    curve = runner_module._Curve(bytes_per_token=2.0)
+    for _ in range(100):
+        assert curve.add(b"x" * 65536) == []
+    assert len(curve._rest) < 1024
+
+
+def test_flood_on_the_curve_pipe_is_not_read_to_its_end(start_box: StartBox) -> None:
+    code = """
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    while True:
+        os.write(curve[0], b"x" * 65536)
+    """
+    with start_box(code, curve=True, run_seconds=1.0) as box:
+        box.wait_until_ready()
+        taken = sum(len(chunk) for chunk in box.curve_chunks())
+    assert taken < 2 << 20
+    assert box.report().reason == "deadline"
+
+
+def test_measurements_of_one_runner_do_not_mix_between_threads(tiny_prepared: Prepared) -> None:
+    runner = TrialRunner(tiny_prepared)
+    results: dict[str, Measurement] = {}
+
+    def measure(word: str) -> None:
+        source = honest_but(END_OF_TRAINING, f"        raise ValueError({word!r})\n")
+        results[word] = runner.run(source)
+
+    threads = [threading.Thread(target=measure, args=(word,)) for word in ("one", "two")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {word: m.reason for word, m in results.items()} == {
+        "one": "ValueError: one",
+        "two": "ValueError: two",
+    }

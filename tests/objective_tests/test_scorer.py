@@ -1,0 +1,322 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterator
+import math
+import os
+import struct
+import threading
+import time
+
+import numpy as np
+from numpy.typing import NDArray
+import pytest
+
+from optuna_arrl.frozen_env.evaluation import Probe
+from optuna_arrl.frozen_env.evaluation import Windows
+from optuna_arrl.objective.scorer import answer_windows
+from optuna_arrl.objective.scorer import Channel
+from optuna_arrl.objective.scorer import ChannelClosed
+from optuna_arrl.objective.scorer import credited_bits_per_byte
+from optuna_arrl.objective.scorer import Leak
+from optuna_arrl.objective.scorer import Precision
+from optuna_arrl.objective.scorer import probe_leak
+from optuna_arrl.objective.scorer import WrongAnswer
+
+
+V = 5
+LN = math.log
+# Logits of a token, whatever came before it. The next token's logit is 3, the others' are 0.
+TABLE = 3.0 * np.roll(np.eye(V, dtype=np.float32), 1, axis=1)
+LOG_SUM = LN(math.exp(3.0) + 4.0)
+
+Model = Callable[[NDArray[np.int32]], NDArray[np.float32]]  # (B, T) -> (B, T, V)
+Encode = Callable[[NDArray[np.float32]], bytes]
+
+
+def as_float32(logits: NDArray[np.float32]) -> bytes:
+    return struct.pack("<BQ", 0, 4 * logits.size) + logits.astype("<f4").tobytes()
+
+
+def as_float16(logits: NDArray[np.float32]) -> bytes:
+    return struct.pack("<BQ", 1, 2 * logits.size) + logits.astype("<f2").tobytes()
+
+
+def as_bfloat16(logits: NDArray[np.float32]) -> bytes:
+    upper_half = logits.astype("<f4").view("<u2").reshape(*logits.shape, 2)[..., 1]
+    return struct.pack("<BQ", 2, 2 * logits.size) + upper_half.tobytes()
+
+
+class FakeBox:
+    """The launcher's side of the protocol, in a thread of this process."""
+
+    def __init__(self, model: Model, encode: Encode = as_float32) -> None:
+        self.requests: list[tuple[NDArray[np.int32], bool]] = []
+        self._model = model
+        self._encode = encode
+        self._control, self._to_box = os.pipe()
+        self._from_box, self._reply = os.pipe()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def channel(self, *, rounded: bool = False, seconds: float = 60.0) -> Channel:
+        return Channel(
+            self._to_box,
+            self._from_box,
+            deadline=time.monotonic() + seconds,
+            vocab_size=V,
+            rounded=rounded,
+        )
+
+    def close(self) -> None:
+        os.close(self._to_box)
+        self._thread.join()
+        os.close(self._from_box)
+
+    def _serve(self) -> None:
+        with os.fdopen(self._control, "rb") as control, os.fdopen(self._reply, "wb") as reply:
+            while header := control.read(9):
+                rows, length, last_only = struct.unpack("<IIB", header)
+                tokens = np.frombuffer(control.read(4 * rows * length), "<i4")
+                tokens = tokens.reshape(rows, length)
+                self.requests.append((tokens, bool(last_only)))
+                logits = self._model(tokens)
+                answer = self._encode(logits[:, -1] if last_only else logits)
+                if not answer:
+                    return
+                reply.write(answer)
+                reply.flush()
+
+
+@pytest.fixture
+def box() -> Iterator[Callable[..., FakeBox]]:
+    boxes: list[FakeBox] = []
+
+    def make(model: Model = lambda tokens: TABLE[tokens], encode: Encode = as_float32) -> FakeBox:
+        boxes.append(FakeBox(model, encode))
+        return boxes[-1]
+
+    yield make
+    for each in boxes:
+        each.close()
+
+
+def some_windows(count: int = 40, length: int = 6) -> Windows:
+    tokens = np.random.default_rng(0).integers(0, V, size=count * length + 1, dtype=np.int32)
+    inputs = tokens[:-1].reshape(count, length)
+    targets = tokens[1:].reshape(count, length)
+    return Windows(inputs, targets, np.ones_like(targets))
+
+
+def nats_of_table(windows: Windows) -> NDArray[np.float64]:
+    hit = windows.targets == (windows.inputs + 1) % V
+    return np.where(hit, LOG_SUM - 3.0, LOG_SUM)
+
+
+@pytest.mark.parametrize("encode", [as_float32, as_float16, as_bfloat16])
+def test_losses_are_those_of_the_models_softmax(
+    box: Callable[..., FakeBox], encode: Encode
+) -> None:
+    windows = some_windows()
+    channel = box(encode=encode).channel()
+    nats, precision = answer_windows(channel, windows, np.random.default_rng(1))
+    np.testing.assert_allclose(nats, nats_of_table(windows), atol=1e-6)
+    assert f"as_{precision.name}" == encode.__name__
+
+
+def test_windows_are_asked_for_once_each_and_in_random_order(
+    box: Callable[..., FakeBox],
+) -> None:
+    windows = some_windows()
+    fake = box()
+    answer_windows(fake.channel(), windows, np.random.default_rng(1))
+    asked = np.concatenate([tokens for tokens, _ in fake.requests])
+    assert not (asked == windows.inputs).all()
+    assert sorted(map(tuple, asked)) == sorted(map(tuple, windows.inputs))
+
+
+@pytest.mark.parametrize(
+    ("model", "encode", "match"),
+    [
+        (lambda t: TABLE[t][..., :4], as_float32, "one row of VOCAB_SIZE = 5"),
+        (lambda t: TABLE[t][:, 1:], as_float32, "one row of VOCAB_SIZE = 5"),
+        (lambda t: TABLE[t] * np.float32("nan"), as_float32, "not finite"),
+        (lambda t: TABLE[t] - np.float32("inf"), as_bfloat16, "not finite"),
+        (lambda t: TABLE[t], lambda x: struct.pack("<BQ", 7, 4 * x.size), "unknown type"),
+        (lambda t: TABLE[t], lambda x: struct.pack("<BQ", 0, 1 << 62), "4611686018427387904"),
+    ],
+)
+def test_answers_that_are_not_finite_logits_of_the_right_shape_are_refused(
+    box: Callable[..., FakeBox], model: Model, encode: Encode, match: str
+) -> None:
+    channel = box(model, encode).channel()
+    with pytest.raises(WrongAnswer, match=match):
+        answer_windows(channel, some_windows(), np.random.default_rng(1))
+
+
+def test_one_box_answers_in_one_type(box: Callable[..., FakeBox]) -> None:
+    encodings = iter([as_float32, as_bfloat16])
+    channel = box(encode=lambda logits: next(encodings)(logits)).channel()
+    tokens = np.zeros((1, 2), dtype=np.int32)
+    channel.logits(tokens, last_only=True)
+    with pytest.raises(WrongAnswer, match="more than one type"):
+        channel.logits(tokens, last_only=True)
+
+
+def test_box_that_ends_is_noticed(box: Callable[..., FakeBox]) -> None:
+    channel = box(encode=lambda logits: b"").channel()
+    with pytest.raises(ChannelClosed):
+        answer_windows(channel, some_windows(), np.random.default_rng(1))
+
+
+def test_box_that_answers_half_is_not_waited_for_beyond_the_deadline(
+    box: Callable[..., FakeBox],
+) -> None:
+    channel = box(encode=lambda logits: as_float32(logits)[:-1]).channel(seconds=0.2)
+    with pytest.raises(ChannelClosed, match="in time"):
+        answer_windows(channel, some_windows(), np.random.default_rng(1))
+
+
+@pytest.mark.parametrize(
+    "said", [b"val_bpb: 0.1\n", b'{"loaded": false}\n', b"[" * 4000 + b"\n", b"x" * 5000]
+)
+def test_what_edited_code_writes_before_it_is_asked_is_refused(said: bytes) -> None:
+    control, reply = os.pipe(), os.pipe()
+    os.write(reply[1], said)
+    deadline = time.monotonic() + 60.0
+    channel = Channel(control[1], reply[0], deadline=deadline, vocab_size=V, rounded=False)
+    with pytest.raises(WrongAnswer, match="before it was asked"):
+        channel.wait_until_loaded()
+    for fd in (*control, *reply):
+        os.close(fd)
+
+
+def probe_at(windows: list[int], positions: list[int], weights: list[float]) -> Probe:
+    return Probe(np.array(windows), np.array(positions), np.array(weights))
+
+
+def kind(name: str, position_bound: float, mean_bound: float, item_bytes: int) -> Precision:
+    return Precision(name, item_bytes, position_bound=position_bound, mean_bound=mean_bound)
+
+
+FLOAT32 = kind("float32", 0.001, 0.0003, 4)
+BFLOAT16 = kind("bfloat16", 0.25, 0.003, 2)
+
+
+def test_probe_shows_prefixes_only(box: Callable[..., FakeBox]) -> None:
+    windows = some_windows()
+    fake = box()
+    probe = probe_at([3, 4, 4, 9, 3], [0, 5, 2, 2, 0], [0.2] * 5)
+    probe_leak(fake.channel(), windows, nats_of_table(windows), probe, FLOAT32)
+    asked = sorted(tuple(row) for tokens, _ in fake.requests for row in tokens)
+    pairs = zip(probe.window, probe.position, strict=True)
+    assert asked == sorted(tuple(windows.inputs[w, : p + 1]) for w, p in pairs)
+    assert all(last_only for _, last_only in fake.requests)
+
+
+def test_honest_model_loses_nothing_without_the_future(box: Callable[..., FakeBox]) -> None:
+    windows = some_windows()
+    probe = probe_at([0, 1, 2], [1, 3, 5], [0.5, 0.25, 0.25])
+    leak = probe_leak(box().channel(), windows, nats_of_table(windows), probe, FLOAT32)
+    assert leak.reason is None
+    assert leak.mean == pytest.approx(0.0, abs=1e-6)
+    assert (leak.changed, leak.probed) == (0, 3)
+
+
+def test_leak_is_the_weighted_mean_of_what_the_future_was_worth(
+    box: Callable[..., FakeBox],
+) -> None:
+    windows = some_windows()
+    # With the future in view the first probed target was cheaper by 0.4 nats.
+    nats = nats_of_table(windows)
+    nats[0, 1] -= 0.4
+    probe = probe_at([0, 1, 2], [1, 3, 5], [0.5, 0.25, 0.25])
+    leak = probe_leak(box().channel(), windows, nats, probe, FLOAT32)
+    assert leak.mean == pytest.approx(0.5 * 0.4, abs=1e-6)
+    # Σ w² (d - m)² = 0.5² 0.2² + 2 · 0.25² 0.2² = 0.015
+    assert leak.standard_error == pytest.approx(math.sqrt(0.015), abs=1e-6)
+    assert leak.largest == pytest.approx(0.4, abs=1e-6)
+    assert leak.changed == 1
+    assert leak.reason == (
+        "the model reads the next token: at 1 of 3 probed positions its answer changed when the "
+        "later tokens were taken away"
+    )
+
+
+def test_answer_that_gets_better_without_the_future_depends_on_it_too(
+    box: Callable[..., FakeBox],
+) -> None:
+    windows = some_windows()
+    nats = nats_of_table(windows)
+    nats[0, 1] += 0.4
+    leak = probe_leak(box().channel(), windows, nats, probe_at([0], [1], [1.0]), FLOAT32)
+    assert leak.changed == 1
+
+
+@pytest.mark.parametrize(
+    ("shift", "encode", "precision", "refused"),
+    [
+        (1e-5, as_float32, FLOAT32, False),  # what rounding does
+        (0.0005, as_float32, FLOAT32, True),  # small everywhere, but it does not cancel
+        (0.002, as_float32, FLOAT32, True),
+        (0.002, as_bfloat16, BFLOAT16, False),
+        (0.01, as_bfloat16, BFLOAT16, True),
+    ],
+)
+def test_bounds_are_what_rounding_explains_in_the_type_of_the_logits(
+    box: Callable[..., FakeBox],
+    shift: float,
+    encode: Encode,
+    precision: Precision,
+    refused: bool,
+) -> None:
+    windows = some_windows()
+    nats = nats_of_table(windows) - shift
+    probe = probe_at([0, 1, 2], [1, 3, 5], [0.5, 0.25, 0.25])
+    leak = probe_leak(box(encode=encode).channel(), windows, nats, probe, precision)
+    assert (leak.reason is not None) is refused
+
+
+def test_float32_from_a_gpu_is_bounded_like_the_arithmetic_behind_it(
+    box: Callable[..., FakeBox],
+) -> None:
+    windows = some_windows()
+    _, precision = answer_windows(box().channel(rounded=True), windows, np.random.default_rng(1))
+    nats = nats_of_table(windows) - 0.002
+    probe = probe_at([0, 1, 2], [1, 3, 5], [0.5, 0.25, 0.25])
+    leak = probe_leak(box().channel(rounded=True), windows, nats, probe, precision)
+    assert leak.reason is None
+
+
+def test_second_box_cannot_change_the_type_to_widen_the_bounds(
+    box: Callable[..., FakeBox],
+) -> None:
+    windows = some_windows()
+    probe = probe_at([0], [1], [1.0])
+    channel = box(encode=as_bfloat16).channel()
+    with pytest.raises(WrongAnswer, match="more than one type"):
+        probe_leak(channel, windows, nats_of_table(windows), probe, FLOAT32)
+
+
+def test_mean_alone_can_refuse_and_says_so() -> None:
+    leak = Leak(
+        mean=0.02, standard_error=0.001, largest=0.1, changed=0, probed=512, mean_bound=0.003
+    )
+    assert leak.reason == (
+        "the model reads the next token: over 512 probed positions its loss rose by 0.0200 nats "
+        "per token when the later tokens were taken away"
+    )
+
+
+def test_score_is_bits_per_byte_of_the_targets_that_have_bytes() -> None:
+    nats = np.array([[LN(2), LN(4)], [LN(8), LN(1024)]])
+    target_bytes = np.array([[1, 2], [3, 0]], dtype=np.int32)  # the last is a separator
+    assert credited_bits_per_byte(nats, target_bytes, 0.0) == pytest.approx((1 + 2 + 3) / 6)
+
+
+def test_what_a_leak_earned_is_taken_back_and_a_loss_is_not_paid_out() -> None:
+    nats = np.array([[LN(2), LN(4)]])
+    target_bytes = np.array([[1, 2]], dtype=np.int32)
+    # One bit per token is taken back: (1 + 2 + 2 · 1) / 3.
+    assert credited_bits_per_byte(nats, target_bytes, LN(2)) == pytest.approx(5 / 3)
+    assert credited_bits_per_byte(nats, target_bytes, -LN(2)) == pytest.approx(3 / 3)
