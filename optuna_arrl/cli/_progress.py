@@ -11,10 +11,10 @@ from rich.progress import SpinnerColumn
 from rich.progress import TextColumn
 
 from optuna_arrl.cli._report import duration
+from optuna_arrl.cli._report import outcome_of
 from optuna_arrl.noise import best
 from optuna_arrl.noise import finished_trials
 from optuna_arrl.noise import is_scored
-from optuna_arrl.trajectory import OUTCOME_KEY
 from optuna_arrl.trajectory import REASON_KEY
 
 
@@ -86,14 +86,15 @@ class TrialProgress:
         if self._total is not None and done < self._total:
             left = f"{duration((self._total - done) * self._seconds / self.ran)} left"
 
-        outcome = trial.user_attrs.get(OUTCOME_KEY, trial.state.name.lower())
         score = f"val_bpb {trial.value:.4f}" if is_scored(trial) else ""
         try:
             leader = best(study)
             standing = f"best {leader.value:.4f} (trial {leader.number})"
         except ValueError:
             standing = "no score yet"
-        text = "  ".join(filter(None, [f"trial {trial.number}", outcome, score, standing]))
+        text = "  ".join(
+            filter(None, [f"trial {trial.number}", outcome_of(trial), score, standing])
+        )
         reason = trial.user_attrs.get(REASON_KEY)
 
         self._bar.update(self._task, description=text, completed=done, left=left)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 from typing import TYPE_CHECKING
 
+from optuna.trial import TrialState
 from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
@@ -28,6 +29,13 @@ if TYPE_CHECKING:
 _ROWS = 8
 _CHANGES = 4
 _STYLES = {"+": "green", "-": "red", "@": "cyan"}
+
+
+def outcome_of(trial: FrozenTrial) -> str:
+    """Return how a trial ended; one that the machine or Ctrl-C ended has no outcome."""
+    if trial.state == TrialState.FAIL:
+        return "lost"
+    return str(trial.user_attrs.get(OUTCOME_KEY, trial.state.name.lower()))
 
 
 def duration(seconds: float) -> str:
@@ -60,7 +68,7 @@ def best_table(study: Study, script: Script) -> Table:
             str(trial.number),
             f"{trial.value:.4f}",
             "" if is_base else delta,
-            trial.user_attrs.get(OUTCOME_KEY, "complete"),
+            outcome_of(trial),
             f"{trial.duration.total_seconds():.0f}" if trial.duration is not None else "",
             Text("baseline" if is_base else changes(trial.params, script)),
         )
@@ -100,4 +108,4 @@ def score_line(trial: FrozenTrial, base: FrozenTrial | None) -> str:
 
 
 def _brief(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -44,16 +44,16 @@ def status(storage_url: str, study_name: str | None) -> None:
 def _lines(study: Study) -> list[tuple[str, str]]:
     from optuna_arrl import noise
     from optuna_arrl.cli._report import duration
+    from optuna_arrl.cli._report import outcome_of
     from optuna_arrl.cli._report import score_line
     from optuna_arrl.policy_store import open_policy_store
     from optuna_arrl.policy_store import study_key
-    from optuna_arrl.trajectory import OUTCOME_KEY
     from optuna_arrl.trajectory import POLICY_VERSION_KEY
     from optuna_arrl.trajectory import STOPPED_KEY
 
     trials = study.get_trials(deepcopy=False)
     finished = noise.finished_trials(study)
-    outcomes = Counter(t.user_attrs.get(OUTCOME_KEY, t.state.name.lower()) for t in trials)
+    outcomes = Counter(map(outcome_of, trials))
     counts = ", ".join(f"{count} {name}" for name, count in outcomes.most_common())
     lines = [("trials", f"{len(finished)} finished" + (f" ({counts})" if counts else ""))]
 

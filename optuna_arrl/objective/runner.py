@@ -587,7 +587,7 @@ class SupervisedBox:
                 }
                 self._process = subprocess.Popen(
                     [sys.executable, "-I", "-B", str(_SUPERVISOR), str(report_write)],
-                    stdin=leash,
+                    stdin=leash.fileno(),
                     stdout=subprocess.DEVNULL,
                     pass_fds=[*box_fds, self.control, self.reply, report_write],
                     cwd="/",

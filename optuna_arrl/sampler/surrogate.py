@@ -38,6 +38,7 @@ _XI = 0.1  # gain that counts as none
 _WIDER = 1.2  # times the posterior sd
 _POSTERIOR_BEST = 0.9  # weight of the best posterior mean in the value to beat, rest: best seen
 _RUNS_POWER = 2.5  # of P(runs) in the acquisition
+_FLOOR = 1e-3  # of the gap: a loss a whole gap below the best has no logarithm, and gets this
 _EXPECTED_TO_RUN = 0.5  # prior mean of the crash process on its scale of ±1
 
 
@@ -190,9 +191,6 @@ class Warp:
     def inverse(self, warped: Array) -> Array:
         """Return the losses of values on the modelled scale."""
         return self.best + self.gap * np.expm1(warped * self.sd + self.mean)
-
-
-_FLOOR = 1e-3  # of the gap: a loss a whole gap below the best has no logarithm, and gets this one
 
 
 class Surrogate:

@@ -239,8 +239,8 @@ def _folded(node: ast.AST) -> int | float | None:
         case ast.Constant(value=int() | float() as value) if not isinstance(value, bool):
             return value
         case ast.UnaryOp(op=ast.USub(), operand=operand):
-            value = _folded(operand)
-            return None if value is None else -value
+            magnitude = _folded(operand)
+            return None if magnitude is None else -magnitude
         case ast.BinOp(left=left, op=ast.Pow() | ast.LShift(), right=right):
             base, exponent = _folded(left), _folded(right)
             if isinstance(base, int) and isinstance(exponent, int) and 0 <= exponent:

@@ -12,11 +12,12 @@ The comment stands at the end of the literal's line; what follows a further ``#`
     HEADS = 4  # arrl: search                  # active, the range inferred
     EPS = 1e-10  # arrl: fixed                 # never searched
 
-It speaks of the first literal on its line that it can describe: `int` and `pow2` of ints, `log` and
-`linear` of floats (of ints too when both bounds are whole), `choices` of literals of their own
-type. When that literal is an element of a constant in capitals, it speaks of all elements on the
-line. ``fixed`` speaks of every literal on the line. ``[k]`` picks the k-th literal of the line,
-counted from 0, and ``;`` joins several: ``# arrl: [0] linear 0.5 0.95; [1] linear 0.9 0.999``.
+It speaks of the first literal on its line that it can describe: ``int`` and ``pow2`` of ints,
+``log`` and ``linear`` of floats (of ints too when both bounds are whole), ``choices`` of literals
+of their own type. When that literal is an element of a constant in capitals, it speaks of all
+elements on the line. ``fixed`` speaks of every literal on the line. ``[k]`` picks the k-th literal
+of the line, counted from 0, and ``;`` joins several: ``# arrl: [0] linear 0.5 0.95; [1] linear 0.9
+0.999``.
 """
 
 from __future__ import annotations
@@ -147,8 +148,8 @@ class Directive:
             found = infer(kind, value, hints)
             assert found is not None, "`search` describes no strings"
         elif self.word == "choices":
-            convert = {"int": _integer, "float": float, "str": str}[kind]
-            found = SearchRange(CategoricalDistribution([convert(n) for n in self.names]))
+            choices = [_convert(name, kind) for name in self.names]
+            found = SearchRange(CategoricalDistribution(choices))
         elif self.word == "pow2":
             low, high = int(self.low).bit_length() - 1, int(self.high).bit_length() - 1
             found = SearchRange(IntDistribution(low, high), exponent=True)
@@ -279,12 +280,10 @@ def is_power_of_two(value: float) -> bool:
     return whole == value and whole > 0 and whole & (whole - 1) == 0
 
 
-def _integer(text: str) -> int:
-    # `1e6` is a fine way to write an int bound.
-    try:
-        return int(text)
-    except ValueError:
-        return int(float(text))
+def _convert(text: str, kind: Kind) -> Value:
+    if kind == "str":
+        return text
+    return int(float(text)) if kind == "int" else float(text)  # `1e6` is a fine way to say an int
 
 
 def _is_number(text: str, whole: bool = False) -> bool:

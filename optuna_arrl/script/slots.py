@@ -52,6 +52,16 @@ _OPERATORS = {
     cst.BitAnd: "&",
     cst.BitOr: "|",
     cst.BitXor: "^",
+    cst.LessThan: "<",
+    cst.GreaterThan: ">",
+    cst.LessThanEqual: "<=",
+    cst.GreaterThanEqual: ">=",
+    cst.Equal: "==",
+    cst.NotEqual: "!=",
+    cst.In: "in",
+    cst.NotIn: "not in",
+    cst.Is: "is",
+    cst.IsNot: "is not",
 }
 
 
@@ -513,8 +523,20 @@ class _LiteralFinder(cst.CSTVisitor):
         self._visit_under("item", f".{key}" if key.isidentifier() else f"[{key}]", node.value)
         return False
 
+    def visit_Return(self, node: cst.Return) -> None:
+        self._path.append(("target", "return"))
+
+    def leave_Return(self, original_node: cst.Return) -> None:
+        self._path.pop()
+
+    def visit_SubscriptElement(self, node: cst.SubscriptElement) -> None:
+        self._path.append(("item", "[]"))
+
+    def leave_SubscriptElement(self, original_node: cst.SubscriptElement) -> None:
+        self._path.pop()
+
     def visit_Comparison(self, node: cst.Comparison) -> None:
-        self._path.append(("operator", "<>"))
+        self._path.append(("operator", _OPERATORS[type(node.comparisons[0].operator)]))
 
     def leave_Comparison(self, original_node: cst.Comparison) -> None:
         self._path.pop()

@@ -314,6 +314,6 @@ def test_tree_dies_when_the_parent_is_killed(tmp_path: Path, assert_gone: Assert
         assert daemon in {process.pid for process in tree}
     finally:
         parent.kill()
-        parent.wait()
+        parent.communicate()
     for process in tree:
         assert_gone(process)

@@ -29,7 +29,7 @@ def draw(history: History, rng: np.random.Generator, count: int) -> Draft:
 
     slots = np.minimum(rng.geometric(1.0 - _ONE_MORE, count), _MAX_SLOTS)
     order = rng.random((count, space.dim)) + 2.0 * ~space.movable  # those that cannot move: last
-    moves = (order.argsort(axis=1).argsort(axis=1) < slots[:, None]) & space.movable
+    moves = order.argsort(axis=1).argsort(axis=1) < slots[:, None]
 
     length = np.exp(rng.uniform(np.log(_SHORTEST), np.log(_LONGEST), (count, 1)))
     normal = rng.standard_normal((count, space.dim))

@@ -1,31 +1,30 @@
-"""Structural edits, each on or off as a slot. One edit a file; the order here is the order applied.
+"""Structural edits, each on or off as a slot, one a file.
 
-An edit's module has a one-line docstring that says what it does and where it comes from, and a
-function ``apply(module)`` that returns the edited module, or :obj:`None` where the source does not
-look like something it can improve or is so already. No edit looks at later tokens or at statistics
-over positions or batch.
+An edit's module says in its first line what it does and where it comes from. Its ``apply(module)``
+returns the edited module, or :obj:`None` where the source does not look like something it could
+edit, or is so already. No edit looks at later tokens or at statistics over positions or batch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import ModuleType
 
 import libcst as cst
 
-from . import gated_attention
-from . import gated_mlp
-from . import gelu
-from . import no_qk_norm
-from . import no_softcap
-from . import normal_projections
-from . import parallel_block
-from . import sandwich_norm
-from . import silu
-from . import tied_embeddings
-from . import token_shift
-from . import unet_skips
-from . import value_residual
+from .gated_attention import apply as gated_attention
+from .gated_mlp import apply as gated_mlp
+from .gelu import apply as gelu
+from .no_qk_norm import apply as no_qk_norm
+from .no_softcap import apply as no_softcap
+from .normal_projections import apply as normal_projections
+from .parallel_block import apply as parallel_block
+from .sandwich_norm import apply as sandwich_norm
+from .silu import apply as silu
+from .tied_embeddings import apply as tied_embeddings
+from .token_shift import apply as token_shift
+from .unet_skips import apply as unet_skips
+from .value_residual import apply as value_residual
 
 
 __all__ = ["CATALOGUE", "StructuralEdit"]
@@ -37,45 +36,35 @@ class StructuralEdit:
 
     Attributes:
         name: Name of its slot, such as ``catalogue.tied_embeddings``.
-        summary: What it does, and the paper.
-        module: Where it is written.
+        transform: The edited module, or :obj:`None` where it does not apply.
     """
 
     name: str
-    summary: str
-    module: ModuleType
+    transform: Callable[[cst.Module], cst.Module | None]
 
-    def applies(self, source: cst.Module) -> bool:
+    def applies(self, module: cst.Module) -> bool:
         """Whether the source looks as if the edit had something to do there."""
-        return self.module.apply(source) is not None
+        return self.transform(module) is not None
 
-    def apply(self, source: cst.Module) -> cst.Module:
+    def apply(self, module: cst.Module) -> cst.Module:
         """The edited module; the same one where the edit does not apply."""
-        edited: cst.Module | None = self.module.apply(source)
-        return source if edited is None else edited
+        edited = self.transform(module)
+        return module if edited is None else edited
 
 
-def _edit(module: ModuleType) -> StructuralEdit:
-    assert module.__doc__ is not None
-    name = module.__name__.rpartition(".")[2]
-    return StructuralEdit(f"catalogue.{name}", module.__doc__.partition("\n")[0], module)
-
-
-CATALOGUE: tuple[StructuralEdit, ...] = tuple(
-    _edit(module)
-    for module in (
-        gelu,
-        silu,
-        gated_mlp,
-        sandwich_norm,
-        parallel_block,
-        no_qk_norm,
-        value_residual,
-        token_shift,
-        gated_attention,
-        unet_skips,
-        normal_projections,
-        tied_embeddings,
-        no_softcap,
-    )
+# In the order in which they are applied.
+CATALOGUE = (
+    StructuralEdit("catalogue.gelu", gelu),
+    StructuralEdit("catalogue.silu", silu),
+    StructuralEdit("catalogue.gated_mlp", gated_mlp),
+    StructuralEdit("catalogue.sandwich_norm", sandwich_norm),
+    StructuralEdit("catalogue.parallel_block", parallel_block),
+    StructuralEdit("catalogue.no_qk_norm", no_qk_norm),
+    StructuralEdit("catalogue.value_residual", value_residual),
+    StructuralEdit("catalogue.token_shift", token_shift),
+    StructuralEdit("catalogue.gated_attention", gated_attention),
+    StructuralEdit("catalogue.unet_skips", unet_skips),
+    StructuralEdit("catalogue.normal_projections", normal_projections),
+    StructuralEdit("catalogue.tied_embeddings", tied_embeddings),
+    StructuralEdit("catalogue.no_softcap", no_softcap),
 )

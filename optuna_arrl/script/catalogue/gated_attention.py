@@ -1,4 +1,4 @@
-"""A sigmoid gate on attention's output, read from its input (Qiu et al. 2025, arXiv:2505.06708)."""
+"""A sigmoid gate on attention's output (Qiu et al. 2025, arXiv 2505.06708)."""
 
 from __future__ import annotations
 

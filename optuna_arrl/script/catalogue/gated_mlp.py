@@ -1,4 +1,4 @@
-"""A linear gate on the hidden layer of the MLP, a third matrix (Shazeer 2020, arXiv:2002.05202)."""
+"""A linear gate on the MLP's hidden layer, a third matrix (Shazeer 2020, arXiv 2002.05202)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GELU in place of ReLU² (Hendrycks and Gimpel 2016, arXiv:1606.08415)."""
+"""GELU in place of ReLU² (Hendrycks and Gimpel 2016, arXiv 1606.08415)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A norm behind each residual branch as well as before it (Ding et al. 2021, arXiv:2105.13290)."""
+"""A norm behind each residual branch as well as before it (Ding et al. 2021, arXiv 2105.13290)."""
 
 from __future__ import annotations
 

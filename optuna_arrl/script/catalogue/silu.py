@@ -1,4 +1,4 @@
-"""SiLU in place of ReLU²; with `gated_mlp` SwiGLU (Ramachandran et al. 2017, arXiv:1710.05941)."""
+"""SiLU in place of ReLU²; with `gated_mlp` SwiGLU (Ramachandran et al. 2017, arXiv 1710.05941)."""
 
 from __future__ import annotations
 

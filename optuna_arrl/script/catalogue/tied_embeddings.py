@@ -1,4 +1,4 @@
-"""Logits by the embedding matrix, over √width as in PaLM (Press and Wolf 2016, arXiv:1608.05859)."""
+"""Logits by the embedding matrix over √width (Press and Wolf 2016, arXiv 1608.05859)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from ._patterns import find
 from ._patterns import has_name
 from ._patterns import methods
 from ._patterns import replace_nodes
+from ._patterns import times
 
 
 _EMBEDDINGS = ("wte", "embed", "embedding", "tok_emb", "token_embedding", "tok_embeddings")
@@ -36,9 +37,10 @@ def apply(module: cst.Module) -> cst.Module | None:
             table = module.code_for_node(embeddings[0].func)
 
             def change(old: cst.Call, table: str = table) -> cst.Call:
-                hidden = module.code_for_node(old.args[0].value)
-                linear = f"F.linear(({hidden}) * {table}.embedding_dim**-0.5, {table}.weight)"
-                return cst.ensure_type(cst.parse_expression(linear), cst.Call)
+                hidden = times(old.args[0].value, f"{table}.embedding_dim**-0.5")
+                weight = cst.parse_expression(f"{table}.weight")
+                linear = cst.Attribute(cst.Name("F"), cst.Name("linear"))
+                return cst.Call(linear, [cst.Arg(hidden), cst.Arg(weight)])
 
             return replace_nodes(module, {heads[0]: change})
     return None

@@ -1,4 +1,4 @@
-"""Half of what attention reads is of the token before (RWKV: Peng et al. 2023, arXiv:2305.13048)."""
+"""Half of attention's input is of the token before (RWKV: Peng et al. 2023, arXiv 2305.13048)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""U-net skips: late blocks add what early ones passed on (Bao et al. 2022, arXiv:2209.12152)."""
+"""U-net skips: late blocks add what early ones passed on (Bao et al. 2022, arXiv 2209.12152)."""
 
 from __future__ import annotations
 

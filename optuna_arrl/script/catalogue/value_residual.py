@@ -1,8 +1,9 @@
-"""The first layer's values mixed into those of every layer (Zhou et al. 2024, arXiv:2410.17897)."""
+"""The first layer's values mixed into every layer's (Zhou et al. 2024, arXiv 2410.17897)."""
 
 from __future__ import annotations
 
 import libcst as cst
+import libcst.matchers as m
 
 from ._patterns import after
 from ._patterns import attention_forward
@@ -14,7 +15,11 @@ from ._patterns import find
 from ._patterns import has_name
 from ._patterns import parse_lines
 from ._patterns import replace_nodes
-from ._patterns import self_calls
+
+
+_ATTEND = m.Call(
+    func=m.Attribute(m.Name("self"), m.Name(m.MatchIfTrue(lambda text: "att" in text)))
+)
 
 
 def apply(module: cst.Module) -> cst.Module | None:
@@ -25,7 +30,7 @@ def apply(module: cst.Module) -> cst.Module | None:
     forward, loop, block_call = model
     if any(has_name(f, "values", "v1") for f in (attention, block, forward)):
         return None
-    calls = [c for name, c in self_calls(block) if "att" in name]
+    calls = [c for c in find(block, cst.Call) if m.matches(c, _ATTEND)]
     assigned = [s for s in body_of(attention) if _assigns(s, "v")]
     if len(calls) != 1 or not assigned:
         return None
