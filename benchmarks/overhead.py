@@ -6,6 +6,7 @@ import argparse
 import statistics
 
 import optuna
+
 from optuna_arrl.trajectory import MEASUREMENT_KEY
 from optuna_arrl.trajectory import SECONDS_KEY
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import _records
 import optuna
+
 from optuna_arrl import best
 from optuna_arrl import TrainScriptObjective
 

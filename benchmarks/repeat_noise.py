@@ -1,7 +1,7 @@
 """How far repeats of the unmodified script spread, for each way of setting the deadline.
 
-The ways alternate, and the rounds are spread evenly over the time given, so that both meet the same
-machine. `wall` is plain wall seconds; `scaled` multiplies them by how long a reference workload
+The ways alternate, and the rounds are spread evenly over the time given, so that both meet one and
+the same machine. `wall` is plain wall seconds; `scaled` multiplies them by how long a reference workload
 took just before the trial, against its median over the first readings. The seed is the same
 throughout, as in a study: what differs is how many steps fit.
 """
@@ -14,6 +14,7 @@ import statistics
 import time
 
 import _records
+
 from optuna_arrl.frozen_env.prepare import prepare
 from optuna_arrl.objective.objective import TrainScriptObjective
 from optuna_arrl.objective.runner import TrialRunner
@@ -29,19 +30,17 @@ def main() -> None:
     source = TrainScriptObjective().script.source
     prepared = prepare("cpu")
     records = _records.load(args.records)
-    started = time.monotonic() - (records[-1]["at"] if records else 0.0)
+    started = records[0]["at"] if records else time.time()
     for index in range(len(records), 2 * args.repeats):
         due = (index // 2) * args.spread / max(1, args.repeats - 1)
-        time.sleep(max(0.0, started + due - time.monotonic()))
+        time.sleep(max(0.0, started + due - time.time()))
         readings = [r["reference_seconds"] for r in records]
         way = ("wall", "scaled")[index % 2]
         reference = statistics.median(readings) if way == "scaled" else None
-        runner = TrialRunner(
-            prepared, budget_seconds=args.budget, reference_seconds=reference
-        )
+        runner = TrialRunner(prepared, budget_seconds=args.budget, reference_seconds=reference)
         measurement = runner.run(source)
         record = {
-            "at": time.monotonic() - started,
+            "at": time.time(),
             "way": way,
             "val_bpb": measurement.val_bpb,
             "steps": measurement.steps,

@@ -7,11 +7,13 @@ import time
 
 __all__ = ["BudgetClock"]
 
+_SAVE_SECONDS = 0.3
+
 
 class BudgetClock:
     """Counts to the same deadline as the supervisor outside, less the margin for saving.
 
-    Code that ignores this clock gains no more than the margin: the supervisor kills at the deadline.
+    Code that ignores this clock gains no more than the margin: at the deadline it is killed.
 
     Args:
         start: ``time.monotonic()`` at which the edited source was handed over, in seconds.
@@ -24,7 +26,9 @@ class BudgetClock:
         self, start: float, deadline: float, save_margin: float, max_tokens: float
     ) -> None:
         self._start = start
-        self._seconds = (deadline - start) * (1.0 - save_margin)
+        budget = deadline - start
+        # Saving takes a quarter of a second however short the budget is.
+        self._seconds = budget - max(save_margin * budget, min(_SAVE_SECONDS, budget / 2))
         self._max_tokens = max_tokens
         self._tokens = 0
 

@@ -59,7 +59,7 @@ class Probe:
 
 
 def validation_windows(prepared: Prepared) -> Windows:
-    """At most ``profile.eval_tokens`` tokens, in windows spread evenly over the validation text."""
+    """At most ``profile.eval_tokens`` tokens, in windows spread evenly over the text."""
     return _windows(prepared, "val.bin")
 
 

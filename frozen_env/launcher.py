@@ -17,21 +17,26 @@ import importlib.util
 import json
 import os
 from pathlib import Path
+import statistics
 import struct
 import sys
 import time
+import traceback
 from types import ModuleType
+from typing import Any
 
 
 # Under `python -I` nothing but the standard library and the environment's packages is importable;
 # the folder that holds frozen_env/ is all that a box adds.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import torch  # noqa: E402
+from safetensors.torch import load_model
+from safetensors.torch import save_model
+import torch
 
-from frozen_env.clock import BudgetClock  # noqa: E402
-from frozen_env.profiles import Profile  # noqa: E402
-from frozen_env.session import open_session  # noqa: E402
+from frozen_env.clock import BudgetClock
+from frozen_env.profiles import Profile
+from frozen_env.session import open_session
 
 
 EXIT_OUT_OF_MEMORY = 11
@@ -53,8 +58,12 @@ def main(mode: str, control_fd: int, reply_fd: int, curve_fd: int | None = None)
         else:
             _answer(order, control_fd, reply_fd)
     except (MemoryError, torch.OutOfMemoryError):
-        _print_exception()
+        traceback.print_exc()
         return EXIT_OUT_OF_MEMORY
+    except RuntimeError as e:
+        traceback.print_exc()
+        # What torch says on a CPU in place of OutOfMemoryError.
+        return EXIT_OUT_OF_MEMORY if "can't allocate memory" in str(e) else 1
     except _NotFinite as e:
         print(e, file=sys.stderr)
         return EXIT_NOT_FINITE
@@ -65,26 +74,23 @@ class _NotFinite(ValueError):
     pass
 
 
-def _train(profile: Profile, order: dict, curve_fd: int | None) -> None:
+def _train(profile: Profile, order: dict[str, Any], curve_fd: int | None) -> None:
     tokens = os.path.getsize(Path(os.environ["ARRL_DATA"]) / "train.bin") // 2
     clock = BudgetClock(
         order["start"], order["deadline"], profile.save_margin, profile.max_epochs * tokens
     )
-    open_session(clock, order["seed"], curve_fd)
+    session = open_session(clock, order["seed"], curve_fd)
     script = _load(order["source"])
     model = script.build_model()
     script.train(model)
+    session.finish()
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise _NotFinite(f"the trained weights are not finite: {name}")
-    from safetensors.torch import save_model
-
     save_model(model, "model.safetensors")
 
 
-def _answer(order: dict, control_fd: int, reply_fd: int) -> None:
-    from safetensors.torch import load_model
-
+def _answer(order: dict[str, Any], control_fd: int, reply_fd: int) -> None:
     session = open_session(None, order["seed"])
     model = _load(order["source"]).build_model()
     load_model(model, order["weights"])
@@ -127,16 +133,19 @@ def _warm_up(profile: Profile) -> None:
 
 
 def _reference_seconds() -> float:
-    """Seconds that a fixed piece of work takes on this machine now: how fast it is at the moment."""
+    """Seconds that a fixed piece of work takes: how fast this machine is at the moment."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1024, 128, generator=generator)
     weight = torch.randn(128, 128, generator=generator) / 128**0.5
-    for warm in (True, False):
+    pieces = []
+    for _ in range(15):
         start = time.perf_counter()
-        for _ in range(20 if warm else 200):
+        for _ in range(10):
             y = torch.nn.functional.layer_norm(x @ weight, (128,))
             torch.softmax(y, -1).sum()
-    return time.perf_counter() - start
+        pieces.append(time.perf_counter() - start)
+    # The median: what another process takes away for a moment says nothing of the next seconds.
+    return statistics.median(pieces)
 
 
 def _read(fd: int, count: int, *, end_allowed: bool = False) -> bytes:
@@ -165,15 +174,13 @@ def _write(fd: int, data: bytes | memoryview) -> None:
         view = view[os.write(fd, view[: 1 << 20]) :]
 
 
-def _write_line(fd: int, message: dict) -> None:
+def _write_line(fd: int, message: dict[str, Any]) -> None:
     _write(fd, json.dumps(message).encode("ascii") + b"\n")
 
 
-def _print_exception() -> None:
-    import traceback
-
-    traceback.print_exc()
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], *(int(fd) for fd in sys.argv[2:])))
+    status = main(sys.argv[1], *(int(fd) for fd in sys.argv[2:]))
+    # The work is done and its time is counted: no garbage collection, no atexit hooks.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

@@ -49,7 +49,9 @@ class Session:
         self._weight = 0.0
         self._last_percent = 0
 
-    def batches(self, batch_size: int, length: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(
+        self, batch_size: int, length: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Endless random windows of the training tokens.
 
         Args:
@@ -82,22 +84,28 @@ class Session:
     def report(self, step: int, loss: float | Tensor) -> None:
         """Tell the training loss of a step, in nats per token. A covariate, never a score."""
         self.steps = int(step)
-        if self._curve_fd is None:
-            return
         value = float(loss)
         self._weight = _SMOOTHING * self._weight + 1.0 - _SMOOTHING
         previous = 0.0 if self._loss is None else self._loss
         self._loss = _SMOOTHING * previous + (1.0 - _SMOOTHING) * value
         percent = min(100, int(100 * self.budget_used()))
         if percent > self._last_percent:
-            self._last_percent = percent
-            point = {"step": self.steps, "percent": percent, "loss": self._loss / self._weight}
+            self._tell(percent)
+
+    def finish(self) -> None:
+        """Tell the last point: called by the launcher when training has ended."""
+        if self._loss is not None:
+            self._tell(100)
+
+    def _tell(self, percent: int) -> None:
+        self._last_percent = percent
+        if self._curve_fd is not None and self._loss is not None:
+            loss = self._loss / self._weight
+            point = {"step": self.steps, "percent": percent, "loss": loss}
             os.write(self._curve_fd, json.dumps(point).encode("ascii") + b"\n")
 
 
-def open_session(
-    clock: BudgetClock | None, seed: int, curve_fd: int | None = None
-) -> Session:
+def open_session(clock: BudgetClock | None, seed: int, curve_fd: int | None = None) -> Session:
     """Make the session of this box; called once, by the launcher."""
     global _session
     profile = Profile(**json.loads(os.environ["ARRL_PROFILE"]))

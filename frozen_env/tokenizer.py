@@ -28,7 +28,7 @@ _PATTERN = (
 
 
 class Tokenizer:
-    """Token ids 0 … vocab_size - 2 are merges; the last id separates documents and has no bytes."""
+    """Ids 0 … vocab_size - 2 are merges; the last id separates documents and has no bytes."""
 
     def __init__(self, ranks: dict[bytes, int]) -> None:
         self._encoding = tiktoken.Encoding(

