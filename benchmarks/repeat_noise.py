@@ -1,9 +1,9 @@
 """How far repeats of the unmodified script spread, for each way of setting the deadline.
 
 The ways alternate, and the rounds are spread evenly over the time given, so that both meet one and
-the same machine. `wall` is plain wall seconds; `scaled` multiplies them by how long a reference workload
-took just before the trial, against its median over the first readings. The seed is the same
-throughout, as in a study: what differs is how many steps fit.
+the same machine. `wall` is plain wall seconds; `scaled` multiplies them by how long a reference
+workload took just before the trial, against its median over the readings so far. The seed is the
+same throughout, as in a study: what differs is how many steps fit.
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ def main() -> None:
     for way in ("wall", "scaled"):
         scores = [r["val_bpb"] for r in records if r["way"] == way]
         steps = [r["steps"] for r in records if r["way"] == way]
+        if len(scores) < 2:
+            continue
         print(
             f"{way}: {len(scores)} runs, mean {statistics.mean(scores):.4f} bpb, "
             f"sd {statistics.stdev(scores):.4f}, range {min(scores):.4f}-{max(scores):.4f}, "

@@ -59,7 +59,7 @@ _GRAMMAR = (
 
 # What a name's ending says about its value.
 _FRACTIONS = ("RATIO", "FRAC", "FRACTION", "DROPOUT", "PROB", "PROBABILITY", "SMOOTHING")
-_NEAR_ONE = ("BETA", "BETA1", "BETA2", "BETAS", "MOMENTUM", "DECAY", "EMA")
+_NEAR_ONE = ("BETA", "BETAS", "MOMENTUM", "DECAY", "EMA", "GAMMA")
 _COUNTS = ("DEPTH", "LAYERS", "LAYER", "STEPS", "EPOCHS", "HEADS", "HEAD", "BLOCKS", "WORKERS")
 
 
@@ -236,7 +236,8 @@ def infer(kind: Kind, value: Value, hints: tuple[str, ...]) -> SearchRange | Non
         return None
     if kind == "bool":
         return SearchRange(CategoricalDistribution([False, True]))
-    endings = {hint.upper().strip("_").split("_")[-1] for hint in hints}
+    # "adam_beta_1" ends with "BETA".
+    endings = {hint.upper().rstrip("_0123456789").split("_")[-1] for hint in hints}
     if kind == "int":
         return _infer_int(int(value), endings)
     return SearchRange(_infer_float(float(value), endings))

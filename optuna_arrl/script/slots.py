@@ -293,6 +293,8 @@ def _meant(directive: Directive, on_line: Sequence[int], found: Sequence[_Found]
         )
     if directive.word == "fixed":
         return fitting
+    # A string among the choices rather than the help text before it.
+    fitting = [i for i in fitting if found[i].value in directive.names] or fitting
     constant = found[fitting[0]].constant
     if constant is None:
         return fitting[:1]
@@ -495,12 +497,14 @@ class _LiteralFinder(cst.CSTVisitor):
             for arg in node.args:
                 self._visit_under("item", f".{arg.keyword.value}" if arg.keyword else "", arg)
             return False
-        if function in ("add_argument", "add_option", "option") and node.args:
+        args = list(enumerate(node.args))
+        if function in ("add_argument", "add_option", "option") and args:
             # Command-line options are told apart by what they are called.
-            first = node.args[0].value
+            first = args[0][1].value
             if isinstance(first, cst.SimpleString):
                 function = f"{function}({str(first.evaluated_value).lstrip('-')})"
-        for position, arg in enumerate(node.args):
+                args = [(i, a) for i, a in args if a.keyword is not None]
+        for position, arg in args:
             if arg.keyword is None:
                 self._visit_under("call", f"{function}[{position}]", arg.value)
             else:
