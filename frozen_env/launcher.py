@@ -126,7 +126,7 @@ def _warm_up(profile: Profile) -> None:
     # The first optimizer imports torch._dynamo (about a second), the first CUDA call makes the
     # context: neither is the edit's doing, so neither is charged to its budget.
     weight = torch.zeros(1, device=profile.device, requires_grad=True)
-    weight.sum().backward()
+    torch.autograd.backward([weight.sum()])
     torch.optim.AdamW([weight]).step()
     gc.collect()
     gc.freeze()
@@ -149,7 +149,7 @@ def _reference_seconds() -> float:
 
 
 def _read(fd: int, count: int, *, end_allowed: bool = False) -> bytes:
-    parts = []
+    parts: list[bytes] = []
     while count:
         part = os.read(fd, min(count, 1 << 20))
         if not part:

@@ -59,6 +59,7 @@ SECONDS_KEY = "arrl:seconds"  # float: wall seconds of the whole trial
 TRAIN_SECONDS_KEY = "arrl:train_seconds"  # float
 MEMORY_KEY = "arrl:memory_mb"  # float: peak memory of the tree, from outside
 REUSED_FROM_KEY = "arrl:reused_from"  # int: the trial that ran this edit before
+RETRY_OF_KEY = "arrl:retry_of"  # int: the trial whose edit the machine lost
 EDIT_HASH_KEY = "arrl:edit_hash"  # str: hash of the normalised syntax tree
 # Trial system attributes: what the program reads.
 ACTION_KEY = "arrl:action"  # Action, <= 4 kB

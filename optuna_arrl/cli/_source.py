@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from optuna_arrl.script import Script
 
 
+_SHIPPED_TARGET = Path(__file__).parents[1] / "target" / "train.py"
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
@@ -79,13 +80,15 @@ def diff_of(study: Study, trial: FrozenTrial, target: Path | None) -> str:
     """
     from optuna_arrl.objective.records import artifact_text
     from optuna_arrl.objective.records import DIFF_NAME
+    from optuna_arrl.objective.records import diff_path
     from optuna_arrl.script import unified_diff
 
     try:
         return artifact_text(study, trial, DIFF_NAME)
     except LookupError as error:
         script = _script_of(study, trial, target, lost=str(error))
-        return unified_diff(script.source, script.render(trial.params))
+        path = diff_path(target or _SHIPPED_TARGET)
+        return unified_diff(script.source, script.render(trial.params), path)
 
 
 def _script_of(study: Study, trial: FrozenTrial, target: Path | None, *, lost: str) -> Script:
@@ -95,7 +98,7 @@ def _script_of(study: Study, trial: FrozenTrial, target: Path | None, *, lost: s
     from optuna_arrl.trajectory import OUTCOME_KEY
 
     manifest = study._storage.get_study_system_attrs(study._study_id).get(MANIFEST_KEY, {})
-    path = target or Path(__file__).parents[1] / "target" / "train.py"
+    path = target or _SHIPPED_TARGET
     content = path.read_bytes()
     known = hashlib.sha256(content).hexdigest() == manifest.get("target")
     if not known or OUTCOME_KEY not in trial.user_attrs:

@@ -45,13 +45,6 @@ def bad_input(*errors: type[Exception], hint: str = "") -> Iterator[None]:
         raise BadInput(f"{error}{' ' if hint else ''}{hint}") from error
 
 
-def default_profile() -> str:
-    """Return the profile of this machine's kind: ``"gpu"`` where there is one."""
-    from optuna_arrl.objective.machine import has_nvidia
-
-    return "gpu" if has_nvidia() else "cpu"
-
-
 def study_options(command: _Command) -> _Command:
     """Add ``--storage`` and ``--study``, the same for every command that reads a study."""
     command = click.option(

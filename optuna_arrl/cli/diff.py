@@ -20,7 +20,7 @@ _EPILOG = """
 \b
 Examples:
   arrl diff 7                      in colour
-  arrl diff 7 | git apply          made to the script in this folder
+  arrl diff 7 | git apply          made to the script
 """
 
 

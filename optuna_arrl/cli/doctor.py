@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import click
 
 from optuna_arrl.cli._study import BadInput
-from optuna_arrl.cli._study import default_profile
 from optuna_arrl.cli._study import open_storage
 from optuna_arrl.cli._study import shown_url
 from optuna_arrl.cli._study import study_names
@@ -45,6 +44,7 @@ def doctor(storage_url: str, study_name: str | None) -> None:
     And what to do about what it cannot. Exits with 1 when something stands in the way of a study.
     """
     from optuna_arrl.frozen_env.profiles import PROFILES
+    from optuna_arrl.objective.machine import default_profile
 
     profile = PROFILES[default_profile()]
     well = True

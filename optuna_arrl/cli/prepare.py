@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from optuna_arrl.cli._study import bad_input
-from optuna_arrl.cli._study import default_profile
 
 
 __all__ = ["prepare"]
@@ -42,6 +41,7 @@ def prepare(profile: str | None, corpus: Path | None) -> None:
     """
     from optuna_arrl.frozen_env import prepare as frozen
     from optuna_arrl.frozen_env.corpus import CorpusError
+    from optuna_arrl.objective.machine import default_profile
 
     name = profile or default_profile()
     with bad_input(CorpusError, OSError):

@@ -318,6 +318,7 @@ def _summarise(
     from optuna_arrl.cli._report import score_line
     from optuna_arrl.noise import baseline
     from optuna_arrl.noise import best
+    from optuna_arrl.objective.records import diff_path
     from optuna_arrl.script import unified_diff
 
     try:
@@ -328,7 +329,10 @@ def _summarise(
     console.print(best_table(study, objective.script))
     _say(console, f"Best: {score_line(winner, baseline(study))}")
     source = objective.script.source
-    print_diff(console, unified_diff(source, objective.script.render(winner.params)))
+    print_diff(
+        console,
+        unified_diff(source, objective.script.render(winner.params), diff_path(objective.target)),
+    )
     console.print("To look further:")
     for command, purpose in [
         ("dashboard", "curves, diffs and artifacts in a browser"),

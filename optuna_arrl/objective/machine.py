@@ -13,7 +13,7 @@ import sys
 from typing import Any
 
 
-__all__ = ["device_model", "has_nvidia", "worker_is_gone", "worker_record"]
+__all__ = ["default_profile", "device_model", "has_nvidia", "worker_is_gone", "worker_record"]
 
 # Asks the driver for the name of the first device that CUDA_VISIBLE_DEVICES leaves. In a process
 # of its own: a process that has called cuInit must not fork CUDA users afterwards.
@@ -25,6 +25,11 @@ failed = cuda.cuInit(0) or cuda.cuDeviceGet(ctypes.byref(device), 0)
 if not (failed or cuda.cuDeviceGetName(name, 256, device)):
     print(name.value.decode())
 """
+
+
+def default_profile() -> str:
+    """Return the name of the profile for this machine: ``"gpu"`` where it has an NVIDIA device."""
+    return "gpu" if has_nvidia() else "cpu"
 
 
 def has_nvidia() -> bool:

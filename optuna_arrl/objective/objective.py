@@ -27,7 +27,7 @@ from optuna.trial import TrialState
 from optuna_arrl.frozen_env.prepare import prepare
 from optuna_arrl.frozen_env.profiles import PROFILES
 from optuna_arrl.objective import records
-from optuna_arrl.objective.machine import has_nvidia
+from optuna_arrl.objective.machine import default_profile
 from optuna_arrl.objective.machine import worker_is_gone
 from optuna_arrl.objective.machine import worker_record
 from optuna_arrl.objective.manifest import check_manifest
@@ -36,7 +36,6 @@ from optuna_arrl.objective.requeue import enqueue
 from optuna_arrl.objective.requeue import fail_orphans
 from optuna_arrl.objective.requeue import one_at_a_time
 from optuna_arrl.objective.requeue import requeue
-from optuna_arrl.objective.requeue import RETRY_OF_KEY
 from optuna_arrl.objective.runner import MachineFault
 from optuna_arrl.objective.runner import TrialRunner
 from optuna_arrl.script import normalised_hash
@@ -54,6 +53,7 @@ from optuna_arrl.trajectory import Outcome
 from optuna_arrl.trajectory import OUTCOME_KEY
 from optuna_arrl.trajectory import RAN_CONSTRAINT
 from optuna_arrl.trajectory import REASON_KEY
+from optuna_arrl.trajectory import RETRY_OF_KEY
 from optuna_arrl.trajectory import REUSED_FROM_KEY
 from optuna_arrl.trajectory import SECONDS_KEY
 from optuna_arrl.trajectory import TRAIN_SECONDS_KEY
@@ -173,7 +173,7 @@ class TrainScriptObjective:
         artifact_store: ArtifactStore | None = None,
     ) -> None:
         if profile is None:
-            profile = "gpu" if has_nvidia() else "cpu"
+            profile = default_profile()
         if profile not in PROFILES:
             raise ValueError(f"`profile` must be one of {', '.join(PROFILES)}, but got {profile}.")
         self._profile = PROFILES[profile]
@@ -421,7 +421,7 @@ class TrainScriptObjective:
         """Keep artifacts and a note; a trial must not fail because they cannot be written."""
         diff = ""
         if result.source is not None:
-            diff = unified_diff(self.script.source, result.source)
+            diff = unified_diff(self.script.source, result.source, records.diff_path(self.target))
         try:
             if result.measurement is not None and result.source is not None:
                 curve = records.curve_csv(result.measurement.curve)

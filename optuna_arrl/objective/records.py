@@ -37,6 +37,7 @@ __all__ = [
     "artifact_store_of",
     "artifact_text",
     "curve_csv",
+    "diff_path",
     "load_source",
     "note",
     "open_artifact_store",
@@ -246,6 +247,18 @@ def note(
     if not diff:
         return text
     return f"{text}\n\n{_fenced(diff, _NOTE_BYTES - _size(text) - 2)}"
+
+
+def diff_path(target: Path) -> str:
+    """Return the name that diffs give a script, so that ``git apply`` finds it.
+
+    It is the path from the top of the script's repository; outside one, the bare file name.
+    """
+    target = target.resolve()
+    for folder in target.parents:
+        if (folder / ".git").exists():
+            return target.relative_to(folder).as_posix()
+    return target.name
 
 
 def curve_csv(curve: Sequence[tuple[int, float]]) -> bytes:

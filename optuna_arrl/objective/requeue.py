@@ -19,6 +19,7 @@ from optuna.trial import TrialState
 from optuna_arrl.objective.machine import worker_is_gone
 from optuna_arrl.objective.records import storage_file
 from optuna_arrl.trajectory import BASELINE_KEY
+from optuna_arrl.trajectory import RETRY_OF_KEY
 from optuna_arrl.trajectory import WORKER_KEY
 
 
@@ -27,9 +28,8 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 
-__all__ = ["RETRY_OF_KEY", "enqueue", "fail_orphans", "one_at_a_time", "requeue"]
+__all__ = ["enqueue", "fail_orphans", "one_at_a_time", "requeue"]
 
-RETRY_OF_KEY = "arrl:retry_of"  # user attribute, int: the trial whose edit the machine lost
 _FIXED_PARAMS_KEY = "fixed_params"  # Optuna's own, as `Study.enqueue_trial` writes it
 
 _logger = get_logger(f"optuna.{__name__}")

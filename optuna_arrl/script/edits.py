@@ -268,8 +268,6 @@ def unified_diff(before: str, after: str, path: str = "train.py") -> str:
     old, new = ([f"{x}\n" for x in lines[:-1]] + lines[-1:] for lines in (old, new))
     old, new = ([line for line in lines if line] for lines in (old, new))
     hunks = list(difflib.unified_diff(old, new, n=3))[2:]
-    # As git does: a tab ends a name that holds a space.
-    end = "\t\n" if " " in path else "\n"
-    head = [f"diff --git a/{path} b/{path}\n", f"--- a/{path}{end}", f"+++ b/{path}{end}"]
+    head = [f"diff --git a/{path} b/{path}\n", f"--- a/{path}\n", f"+++ b/{path}\n"]
     marked = [x if x.endswith("\n") else f"{x}\n\\ No newline at end of file\n" for x in hunks]
     return "".join(head + marked)

@@ -48,7 +48,7 @@ class FakeObjective:
     An event is an exception to raise, or an outcome; without one a trial completes.
     """
 
-    target: Path | None = None
+    target: Path = Path("train.py")
     events: list[Any] = field(default_factory=list)
     manifest: dict[str, Any] = field(default_factory=lambda: {"profile": {"repeat_noise": 1e-3}})
     script: Script = field(default_factory=lambda: Script(SOURCE))

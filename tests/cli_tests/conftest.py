@@ -49,7 +49,7 @@ def fake(folder: Path, monkeypatch: pytest.MonkeyPatch) -> FakeObjective:
     objective = FakeObjective()
 
     def make(target: Path | None, **options: Any) -> FakeObjective:
-        objective.target = target
+        objective.target = target or Path("train.py")
         return objective
 
     # Not by its dotted name: in the package, `run` is the command.

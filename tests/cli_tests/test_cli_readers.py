@@ -94,7 +94,8 @@ def test_script_is_made_again_where_artifacts_are_lost(
 
     (folder / "mine.py").write_text(SOURCE)
     assert arrl("best", "--target", "mine.py").stdout == script
-    assert arrl("diff", 1, "--target", "mine.py").stdout == diff
+    again = arrl("diff", 1, "--target", "mine.py").stdout
+    assert again == diff.replace("train.py", "mine.py")
 
     (folder / "mine.py").write_text(SOURCE + "\n")  # no longer the script of the study
     assert arrl("best", "--target", "mine.py").exit_code == 2

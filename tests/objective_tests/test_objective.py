@@ -33,7 +33,6 @@ from optuna_arrl.objective import records
 from optuna_arrl.objective.machine import worker_record
 from optuna_arrl.objective.manifest import ManifestMismatch
 from optuna_arrl.objective.objective import TrainScriptObjective
-from optuna_arrl.objective.requeue import RETRY_OF_KEY
 from optuna_arrl.objective.runner import MachineFault
 from optuna_arrl.objective.runner import Measurement
 from optuna_arrl.trajectory import BASELINE_KEY
@@ -49,6 +48,7 @@ from optuna_arrl.trajectory import Outcome
 from optuna_arrl.trajectory import OUTCOME_KEY
 from optuna_arrl.trajectory import RAN_CONSTRAINT
 from optuna_arrl.trajectory import REASON_KEY
+from optuna_arrl.trajectory import RETRY_OF_KEY
 from optuna_arrl.trajectory import REUSED_FROM_KEY
 from optuna_arrl.trajectory import SECONDS_KEY
 from optuna_arrl.trajectory import TRAIN_SECONDS_KEY
@@ -222,9 +222,9 @@ def test_a_budget_that_is_not_positive_is_refused(target: Path, budget: float) -
 
 
 def test_the_profile_follows_the_device(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(objective_module, "has_nvidia", lambda: True)
+    monkeypatch.setattr(machine, "has_nvidia", lambda: True)
     gpu = TrainScriptObjective(target)
-    monkeypatch.setattr(objective_module, "has_nvidia", lambda: False)
+    monkeypatch.setattr(machine, "has_nvidia", lambda: False)
     cpu = TrainScriptObjective(target)
     assert gpu._profile.device == "cuda"
     assert cpu._profile.device == "cpu"

@@ -165,3 +165,12 @@ def test_the_folder_of_another_machine_stays_recorded(
     attrs = study._storage.get_study_system_attrs(study._study_id)
     assert attrs[ARTIFACTS_KEY] == "/not/on/this/machine"
     assert records.load_source(study, trial) == "x = 1\n"
+
+
+def test_diffs_name_a_script_from_the_top_of_its_repository(tmp_path: Path) -> None:
+    target = tmp_path / "experiment" / "train.py"
+    target.parent.mkdir()
+    target.write_text("DEPTH = 2\n")
+    assert records.diff_path(target) == "train.py"
+    (tmp_path / ".git").mkdir()
+    assert records.diff_path(target) == "experiment/train.py"

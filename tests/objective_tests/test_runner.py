@@ -159,15 +159,10 @@ ENDINGS: dict[str, tuple[str, str, dict[str, Any], Outcome, str]] = {
     ),
     "leaves a link": (
         "def build_model():",
-        "def leave_link():\n"
-        "    import atexit, os\n"
-        "    def link():\n"
-        "        os.rename('model.safetensors', 'elsewhere')\n"
-        "        os.symlink('elsewhere', 'model.safetensors')\n"
-        "    atexit.register(link)\n"
-        "\n\n"
         "def build_model():\n"
-        "    leave_link()",
+        "    import os\n"
+        "    os.symlink('elsewhere', 'model.safetensors')\n"
+        "    os._exit(0)",
         {},
         Outcome.CRASH,
         "its model.safetensors is not a regular file",

@@ -63,7 +63,6 @@ def test_what_is_rendered_parses_back_to_the_same_values(edit):
     style, params = edit
     script = WHOLE[style]
     rendered = script.render(params)
-    # Defaults move with the values and could leave an explicit range of floats only by rounding.
     again = Script(rendered)
     before = {slot.name: slot.default for slot in script.slots if slot.line > 0}
     after = {slot.name: slot.default for slot in again.slots if slot.line > 0}
@@ -132,6 +131,7 @@ def test_a_changed_sign_binds_as_before(expression, value, expected):
     assert f"y = {expected}  #" in Script(source).render({name: value})
 
 
+@pytest.mark.filterwarnings("ignore::SyntaxWarning")
 def test_tokens_stay_apart():
     source = "def f(x):\n    return-1  # arrl: int -5 5\n"
     assert "return 2  #" in Script(source).render({"f.return": 2})
