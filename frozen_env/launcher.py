@@ -17,10 +17,8 @@ import importlib.util
 import json
 import os
 from pathlib import Path
-import statistics
 import struct
 import sys
-import time
 import traceback
 from types import ModuleType
 from typing import Any
@@ -49,7 +47,7 @@ def main(mode: str, control_fd: int, reply_fd: int, curve_fd: int | None = None)
     if profile.threads:
         torch.set_num_threads(profile.threads)
     _warm_up(profile)
-    _write_line(reply_fd, {"ready": True, "reference_seconds": _reference_seconds()})
+    _write_line(reply_fd, {"ready": True})
     order = json.loads(_read_line(control_fd))
     torch.manual_seed(order["seed"])
     try:
@@ -130,22 +128,6 @@ def _warm_up(profile: Profile) -> None:
     torch.optim.AdamW([weight]).step()
     gc.collect()
     gc.freeze()
-
-
-def _reference_seconds() -> float:
-    """Seconds that a fixed piece of work takes: how fast this machine is at the moment."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(1024, 128, generator=generator)
-    weight = torch.randn(128, 128, generator=generator) / 128**0.5
-    pieces = []
-    for _ in range(15):
-        start = time.perf_counter()
-        for _ in range(10):
-            y = torch.nn.functional.layer_norm(x @ weight, (128,))
-            torch.softmax(y, -1).sum()
-        pieces.append(time.perf_counter() - start)
-    # The median: what another process takes away for a moment says nothing of the next seconds.
-    return statistics.median(pieces)
 
 
 def _read(fd: int, count: int, *, end_allowed: bool = False) -> bytes:

@@ -148,9 +148,8 @@ class _Supervision:
             ``command``, ``environment``, ``folder`` (working folder); ``control``, ``reply``: file
             descriptors for the task and the ready line; ``box_fds``: descriptors the box gets;
             ``task``: what is handed over; ``start_seconds``, ``run_seconds``: time allowed until
-            ready, and from then on; ``reference_seconds``: if not null, ``run_seconds`` is scaled
-            by the launcher's measurement over this, between 0.5 and 2; ``memory_bytes``,
-            ``processes``: limits of the tree; ``log_bytes`` kept, ``flood_bytes`` tolerated.
+            ready, and from then on; ``memory_bytes``, ``processes``: limits of the tree;
+            ``log_bytes`` kept, ``flood_bytes`` tolerated.
         report:
             Takes each event.
     """
@@ -278,18 +277,13 @@ class _Supervision:
         self._ready_line += data
         if self._ready_line.endswith(b"\n"):
             self._selector.unregister(reply)
-            self._hand_over(json.loads(self._ready_line))
+            self._hand_over()
         elif not data or len(self._ready_line) > _READY_LINE_BYTES:
             self._selector.unregister(reply)  # no launcher: it ends soon, or the allowance does
 
-    def _hand_over(self, ready: dict[str, Any]) -> None:
-        seconds = self._config["run_seconds"]
-        if self._config["reference_seconds"] is not None:
-            # How much slower than the reference machine this one is at the moment.
-            ratio = ready["reference_seconds"] / self._config["reference_seconds"]
-            seconds *= min(max(ratio, 0.5), 2.0)
+    def _hand_over(self) -> None:
         start = time.monotonic()
-        self._limit = start + seconds
+        self._limit = start + self._config["run_seconds"]
         self._handed_over = True
         task = {**self._config["task"], "start": start, "deadline": self._limit}
         try:
@@ -299,7 +293,7 @@ class _Supervision:
         # From here on the parent alone talks to the box; its closing `control` is the box's EOF.
         os.close(self._config["control"])
         os.close(self._config["reply"])
-        self._report({"event": "ready", "start": start, "deadline": self._limit, **ready})
+        self._report({"event": "ready", "start": start, "deadline": self._limit})
 
 
 def _read(fd: int) -> bytes:

@@ -88,7 +88,7 @@ class Measurement:
         reason: Why it is not complete, in a sentence; empty if it is.
         seconds: Wall seconds by part, as far as it came: ``start``, ``train``, ``save`` (what it
             used of the save margin), ``score_start``, ``score``, ``probe_start``, ``probe``,
-            ``total``; and ``reference``, the launcher's measurement of the machine's speed.
+            ``total``.
         peak_memory_bytes: Largest resident memory of a box's process tree.
         steps: Last training step that was reported.
         curve: (percent of the budget, smoothed training bits per byte), percents ascending.
@@ -119,9 +119,6 @@ class TrialRunner:
             Training time of a trial; :obj:`None` takes the profile's.
         memory_bytes:
             Memory limit of a box; :obj:`None` takes the profile's.
-        reference_seconds:
-            If given, each trial's budget is scaled by how long a short reference workload, timed
-            just before, takes against this (between 0.5 and 2 times).
 
     Raises:
         ValueError: An argument is not positive.
@@ -133,13 +130,8 @@ class TrialRunner:
         *,
         budget_seconds: float | None = None,
         memory_bytes: int | None = None,
-        reference_seconds: float | None = None,
     ) -> None:
-        for name, value in (
-            ("budget_seconds", budget_seconds),
-            ("memory_bytes", memory_bytes),
-            ("reference_seconds", reference_seconds),
-        ):
+        for name, value in (("budget_seconds", budget_seconds), ("memory_bytes", memory_bytes)):
             if value is not None and not 0.0 < value < math.inf:
                 raise ValueError(f"`{name}` must be positive and finite, but got {value}.")
         profile = prepared.profile
@@ -149,7 +141,6 @@ class TrialRunner:
             profile = dataclasses.replace(profile, memory_bytes=memory_bytes)
         self.prepared = dataclasses.replace(prepared, profile=profile)
         self.sandbox: Sandbox = PlainProcess()
-        self.reference_seconds = reference_seconds
         self._frozen_sources = frozen_sources()
 
     def run(
@@ -280,7 +271,6 @@ class _Trial:
             budget, used = report.deadline - report.start, report.ended - report.start
             self._seconds["train"] = min(used, budget * (1.0 - self._profile.save_margin))
             self._seconds["save"] = used - self._seconds["train"]
-            self._seconds["reference"] = report.reference_seconds
             if pruned:
                 raise _Failed(
                     Outcome.PRUNED, "stopped early: its learning curve promised too little"
@@ -404,7 +394,6 @@ class _Trial:
                 start_seconds=profile.start_seconds,
                 run_seconds=run_seconds,
                 memory_bytes=profile.memory_bytes,
-                reference_seconds=self._runner.reference_seconds if mode == "train" else None,
             ),
             curve=mode == "train",
         )
@@ -473,14 +462,11 @@ class Limits:
         start_seconds: Until the launcher is ready.
         run_seconds: From the moment the task is handed over.
         memory_bytes: Resident memory of the process tree.
-        reference_seconds: If given, ``run_seconds`` is scaled by the launcher's measurement of
-            the same workload over this, between 0.5 and 2.
     """
 
     start_seconds: float
     run_seconds: float
     memory_bytes: int
-    reference_seconds: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -497,7 +483,6 @@ class BoxReport:
         deadline: When it had to end.
         ended: When it ended, or the order to kill it was given.
         kill_seconds: How long it took until the whole tree was dead.
-        reference_seconds: The launcher's reference workload.
         peak_memory_bytes: Largest resident memory of the tree.
         log_bytes: How much was printed.
         log: What was kept of it.
@@ -511,7 +496,6 @@ class BoxReport:
     deadline: float
     ended: float
     kill_seconds: float
-    reference_seconds: float
     peak_memory_bytes: int
     log_bytes: int
     log: bytes
@@ -670,7 +654,6 @@ class SupervisedBox:
         return BoxReport(
             start=self._ready["start"],
             deadline=self._ready["deadline"],
-            reference_seconds=self._ready["reference_seconds"],
             log=self._received,
             **{key: value for key, value in self._end.items() if key != "event"},
         )

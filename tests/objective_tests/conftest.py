@@ -107,7 +107,7 @@ def tiny_with(tiny_prepared: Prepared) -> Callable[..., Prepared]:
 _HANDSHAKE = """
 import json, os, signal, sys
 control, reply, *curve = map(int, sys.argv[1:])
-os.write(reply, b'{"ready": true, "reference_seconds": 0.25}\\n')
+os.write(reply, b'{"ready": true}\\n')
 line = b""
 while not line.endswith(b"\\n"):
     line += os.read(control, 1)
