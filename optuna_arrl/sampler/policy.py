@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from dataclasses import fields
 import math
 from typing import NamedTuple
 
@@ -71,6 +72,7 @@ FEATURES: tuple[str, ...] = (
 )
 """Names of the network's features, in their order; all are of order one."""
 
+_NEVER = -1e9  # logit that a softmax makes nothing of
 _RECENT = 16  # trials that the success rate looks back on
 
 
@@ -80,17 +82,20 @@ class PolicyInput:
 
     Attributes:
         features: (..., C, F) float32, F = len(FEATURES).
-        acquisition: (..., C) float32, log-acquisition less that of the best candidate, in
-            [-15, 0].
+        acquisition: (..., C) float32, log-acquisition less that of the best candidate that is
+            not `floor_only`, in [-15, 0].
         forecast: (..., C, 3) float32, the surrogate's own forecast: mean and log sd of the warped
             loss as it would be measured, log-odds that the trial does not run.
         mask: (..., C) bool, True where a candidate is legal.
+        floor_only: (..., C) bool, True where only the exploration floor draws a candidate: a draw
+            from the whole space while there are edits of a trial that ran.
     """
 
     features: Tensor
     acquisition: Tensor
     forecast: Tensor
     mask: Tensor
+    floor_only: Tensor
 
     @staticmethod
     def stack(inputs: Sequence[PolicyInput]) -> PolicyInput:
@@ -105,14 +110,12 @@ class PolicyInput:
                 row[: len(column)] = column
             return batch
 
-        return PolicyInput(
-            padded("features"), padded("acquisition"), padded("forecast"), padded("mask")
-        )
+        return PolicyInput(**{field.name: padded(field.name) for field in fields(PolicyInput)})
 
     def __getitem__(self, rows: Tensor) -> PolicyInput:
         """Return the states `rows` of a batch."""
         return PolicyInput(
-            self.features[rows], self.acquisition[rows], self.forecast[rows], self.mask[rows]
+            **{field.name: getattr(self, field.name)[rows] for field in fields(self)}
         )
 
 
@@ -120,7 +123,7 @@ class PolicyOutput(NamedTuple):
     """What the network says of a state.
 
     Attributes:
-        logits: (..., C), unmasked.
+        logits: (..., C), unmasked, -1e9 where `floor_only`.
         value: (...), estimate of the discounted sum of rewards.
         score_mean, score_log_sd: (..., C), forecast of the warped loss of a trial that runs.
         crash_logit: (..., C), log-odds that the trial does not run.
@@ -146,7 +149,11 @@ def candidate_features(
     count, space = len(candidates), history.space
     mean, sd, p_runs = surrogate.predict(candidates.points)
     acquisition = surrogate.log_acquisition(candidates.points)
-    relative = np.maximum(acquisition - acquisition.max(), -15.0)
+    # Where little is known expected improvement grows with distance, so that draws from the whole
+    # space would win; but a step from a trial that ran is the better bet.
+    edits = candidates.parents >= 0
+    floor_only = ~edits & edits.any()
+    relative = np.clip(acquisition - acquisition[~floor_only].max(), -15.0, 0.0)
     columns = {
         "acquisition": relative / 5.0,
         "acquisition_rank": acquisition.argsort().argsort() / count,
@@ -177,6 +184,7 @@ def candidate_features(
         torch.from_numpy(relative.astype(np.float32)),
         torch.from_numpy(forecast.astype(np.float32)),
         torch.ones(count, dtype=torch.bool),
+        torch.from_numpy(floor_only),
     )
 
 
@@ -280,6 +288,7 @@ class PolicyNetwork(nn.Module):
         mixed = torch.relu(self.mix(torch.cat([own, context], dim=-1)))
         hidden = torch.relu(self.hidden(mixed))
         logits = self.log_scale.exp() * inputs.acquisition + self.residual(hidden)[..., 0]
+        logits = logits.masked_fill(inputs.floor_only, _NEVER)
         value = self.value(torch.relu(self.value_hidden(pooled(mixed))))[..., 0]
         forecast = inputs.forecast + self.correction(hidden)
         return PolicyOutput(logits, value, *forecast.unbind(-1))
@@ -296,7 +305,7 @@ def action_distribution(logits: Tensor, mask: Tensor, floor: float = EXPLORATION
     Returns:
         (..., C), -inf where masked.
     """
-    log_softmax = torch.log_softmax(logits.masked_fill(~mask, -1e9), dim=-1)
+    log_softmax = torch.log_softmax(logits.masked_fill(~mask, _NEVER), dim=-1)
     log_uniform = -mask.sum(-1, keepdim=True).to(logits.dtype).log()
     mixture = log_softmax
     if floor > 0.0:

@@ -12,10 +12,15 @@ import torch
 
 from optuna_arrl.sampler.history import History
 from optuna_arrl.sampler.policy import action_distribution
+from optuna_arrl.sampler.policy import candidate_features
 from optuna_arrl.sampler.policy import EXPLORATION_FLOOR
+from optuna_arrl.sampler.policy import PolicyNetwork
 from optuna_arrl.sampler.proposers import propose
 from optuna_arrl.sampler.space import Space
+from optuna_arrl.sampler.surrogate import Surrogate
 
+
+torch.set_num_threads(1)
 
 TOY = Space(
     {
@@ -40,13 +45,28 @@ def history_of(rows: list[int], losses: list[float]) -> History:
     )
 
 
-def stubborn_policy(history: History, seed: int, count: int) -> tuple[list[bytes], np.ndarray]:
-    """Candidates and the probabilities of a policy that is sure of its first candidate."""
+def hostile_network() -> PolicyNetwork:
+    """A network of large random weights: sure of one candidate, for no good reason."""
+    network = PolicyNetwork()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight += 3.0 * torch.randn(weight.shape, generator=generator)
+    return network
+
+
+HOSTILE = hostile_network()
+
+
+def stubborn_policy(
+    history: History, surrogate: Surrogate, seed: int, count: int
+) -> tuple[list[bytes], np.ndarray]:
+    """Candidates and the probabilities that a hostile network gives them."""
     candidates = propose(history, np.random.default_rng(seed), count)
-    logits = torch.zeros(len(candidates), dtype=torch.float64)
-    logits[0] = 1e6
-    mask = torch.ones(len(candidates), dtype=torch.bool)
-    return TOY.keys(candidates.points), action_distribution(logits, mask).exp().numpy()
+    state = candidate_features(history, candidates, surrogate)
+    with torch.no_grad():
+        shares = action_distribution(HOSTILE(state).logits.double(), state.mask).exp().numpy()
+    return TOY.keys(candidates.points), shares
 
 
 def test_every_untried_edit_has_positive_probability_whatever_the_policy_prefers() -> None:
@@ -54,13 +74,16 @@ def test_every_untried_edit_has_positive_probability_whatever_the_policy_prefers
     count, draws = 8, 400
     for rows in ([], [0], [3, 17, 5, 20], list(range(0, 24, 2)), list(range(23))):
         history = history_of(rows, [float(r) if r % 5 else np.inf for r in rows])
-        probability = np.zeros(24)
+        surrogate = Surrogate.fit(history)
+        probability, strongest = np.zeros(24), 0.0
         for seed in range(draws):
-            drawn, shares = stubborn_policy(history, seed, count)
+            drawn, shares = stubborn_policy(history, surrogate, seed, count)
             np.testing.assert_allclose(shares.sum(), 1.0)
+            strongest += shares.max() / draws
             assert (shares >= EXPLORATION_FLOOR / count - 1e-12).all()
             for key, share in zip(drawn, shares, strict=True):
                 probability[keys[key]] += share / draws
+        assert strongest > 0.9, "the network is hostile: all but sure of one candidate"
         untried = np.setdiff1d(np.arange(24), rows)
         np.testing.assert_allclose(probability[untried].sum(), 1.0)
         # At least one candidate is a uniform draw, and the floor keeps its share of the mass.
@@ -77,7 +100,8 @@ def test_the_best_never_gets_worse_and_reaches_the_optimum_of_a_finite_space() -
         best: list[float] = []
         for trial in range(24):
             values = [np.inf if crashes[r] else float(losses[r]) for r in rows]
-            drawn, shares = stubborn_policy(history_of(rows, values), 100 * seed + trial, 8)
+            before = history_of(rows, values)
+            drawn, shares = stubborn_policy(before, Surrogate.fit(before), 100 * seed + trial, 8)
             rng = np.random.default_rng([seed, trial])
             rows.append(keys[drawn[rng.choice(len(drawn), p=shares)]])
             history = history_of(rows, [np.inf if crashes[r] else losses[r] for r in rows])

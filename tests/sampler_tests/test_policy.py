@@ -85,10 +85,28 @@ def test_an_unlearned_policy_is_the_scaled_acquisition() -> None:
     surrogate = Surrogate.fit(history)
     state = candidate_features(history, candidates, surrogate)
     output = PolicyNetwork(scale=3.0)(state)
-    acquisition = torch.from_numpy(surrogate.log_acquisition(candidates.points))
+    edits = candidates.parents >= 0
+    acquisition = torch.from_numpy(surrogate.log_acquisition(candidates.points))[edits]
     expected = 3.0 * (acquisition - acquisition.max()).clamp(min=-15.0)
-    torch.testing.assert_close(output.logits, expected.float(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(output.logits[edits], expected.float(), rtol=1e-4, atol=1e-4)
     assert output.value == 0.0
+
+
+@pytest.mark.parametrize("n", [1, 20])
+def test_draws_from_the_whole_space_have_but_the_floor_once_a_trial_ran(n: int) -> None:
+    history = history_of(n, failures=0.0)
+    candidates = propose(history, np.random.default_rng(0), 32)
+    state = candidate_features(history, candidates, Surrogate.fit(history))
+    log_probs = action_distribution(stirred(PolicyNetwork())(state).logits, state.mask)
+    anywhere = torch.from_numpy(candidates.parents < 0)
+    assert anywhere.sum() == 2
+    torch.testing.assert_close(log_probs[anywhere].exp(), torch.full((2,), 0.02 / 32))
+    assert log_probs[~anywhere].exp().sum().item() == pytest.approx(1 - 2 * 0.02 / 32)
+
+
+@pytest.mark.parametrize("n", [0, 5])
+def test_while_nothing_ran_the_policy_chooses_among_draws_from_the_whole_space(n: int) -> None:
+    assert not state_of(history_of(n, failures=1.0)).floor_only.any()
 
 
 def test_an_unlearned_forecast_is_the_surrogate_s() -> None:

@@ -32,6 +32,7 @@ PLAIN = PPOConfig(
     forecast_coefficient=0.0,
     exploration_floor=0.0,
 )
+PLAIN_WITH_FLOOR = dataclasses.replace(PLAIN, exploration_floor=0.02)
 NAN = math.nan
 
 
@@ -43,6 +44,7 @@ def states(n: int, count: int, seed: int = 0) -> PolicyInput:
         torch.zeros(n, count),
         torch.zeros(n, count, 3),
         torch.ones(n, count, dtype=torch.bool),
+        torch.zeros(n, count, dtype=torch.bool),
     )
 
 
@@ -160,6 +162,18 @@ def test_the_ratio_is_one_on_the_policy_s_own_fresh_data() -> None:
     assert parts["policy_loss"].item() == pytest.approx(-batch.advantage.mean().item(), abs=1e-6)
     loss.backward()
     assert all(w.grad is None or w.grad.isfinite().all() for w in network.parameters())
+
+
+def test_an_edit_that_only_the_floor_draws_teaches_the_policy_nothing() -> None:
+    network, inputs = PolicyNetwork(), states(4, 8)
+    inputs.floor_only[:, 7] = True
+    _, log_probs = act(network, inputs, seed=0)
+    torch.testing.assert_close(log_probs[:, 7].exp(), torch.full((4,), 0.02 / 8))
+    action = torch.full((4,), 7)
+    batch = batch_of(inputs, action, log_probs, advantage=torch.ones(4))
+    loss, _ = ppo_loss(network(inputs), batch, PLAIN_WITH_FLOOR)
+    loss.backward()
+    assert all(w.grad is None or (w.grad == 0.0).all() for w in network.parameters())
 
 
 short = st.floats(-10.0, 10.0)

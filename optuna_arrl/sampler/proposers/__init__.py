@@ -25,7 +25,7 @@ from optuna_arrl.sampler.space import Array
 
 __all__ = ["GENERATOR_VERSION", "KINDS", "Candidates", "propose"]
 
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 """Raised when the same history and seed give other candidates than before."""
 
 

@@ -12,8 +12,8 @@ from optuna_arrl.sampler.proposers._draft import draw_parents
 __all__ = ["draw"]
 
 _MAX_SLOTS = 5
-_ONE_MORE = 0.45  # chance that one more slot moves: 1.8 slots in the mean
-_SHORTEST, _LONGEST = 0.01, 0.5  # of a slot's range
+_ONE_MORE = 0.25  # chance that one more slot moves: 1.3 slots in the mean
+_SHORTEST, _LONGEST = 0.01, 0.25  # of a slot's range
 _GAUSSIAN = 0.3  # how much of a step's length is random from slot to slot
 
 
