@@ -75,7 +75,7 @@ PROFILES = {
         memory_bytes=3 << 30,
         start_seconds=60.0,
         score_seconds=30.0,
-        repeat_noise=0.002,
+        repeat_noise=0.005,
     ),
     "gpu": Profile(
         name="gpu",

@@ -214,7 +214,8 @@ class TerminationOracle:
         .. code-block:: python
 
             oracle = TerminationOracle([Convergence(window=50), MaxTrials(500)])
-            if oracle.evidence(study) is None:
+            evidence = oracle.evidence(study)
+            if evidence is None:
                 study.optimize(objective, callbacks=[oracle])
     """
 
@@ -229,8 +230,12 @@ class TerminationOracle:
     def __call__(self, study: Study, trial: FrozenTrial) -> None:
         """Stop the study when a rule fires (Optuna calls this after each trial)."""
         evidence = self.evidence(study)
-        if evidence is None:
-            return
+        if evidence is not None:
+            self.record(study, evidence)
+            study.stop()
+
+    def record(self, study: Study, evidence: Evidence) -> None:
+        """Keep with the study what ended it."""
         stopped = {
             "rule": evidence.rule,
             "message": evidence.message,
@@ -239,7 +244,6 @@ class TerminationOracle:
         }
         study.set_user_attr(STOPPED_KEY, stopped)
         _logger.info(f"Study '{study.study_name}' stops: {evidence.message}")
-        study.stop()
 
     def evidence(self, study: Study) -> Evidence | None:
         """Ask every rule; writes nothing, so it can be asked before the first trial.

@@ -273,8 +273,8 @@ def observed_rewards(observations: Sequence[Observation], noise: float) -> list[
         noise:
             Standard deviation of a repeat, in the unit of the objective.
     """
-    # The one import that points upwards: what a reward is belongs to the learner, and is asked
-    # for here only to show it.
+    # Points upwards, as does load_trajectory's import of GAE: what a reward is belongs to the
+    # learner, and is asked for here only to show it.
     from optuna_arrl.sampler.rewards import rewards
 
     return rewards(

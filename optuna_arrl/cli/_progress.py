@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from optuna.trial import TrialState
 from rich.progress import BarColumn
 from rich.progress import MofNCompleteColumn
 from rich.progress import Progress
@@ -43,7 +44,7 @@ class TrialProgress:
     def __init__(
         self, console: Console, study: Study, *, more: int | None, until: int | None
     ) -> None:
-        self.ran = 0
+        self.ran = self.lost = 0
         self._console = console
         self._until = until
         self._total = more if until is None else until
@@ -80,6 +81,7 @@ class TrialProgress:
     def __call__(self, study: Study, trial: FrozenTrial) -> None:
         """Show a trial that has just ended."""
         self.ran += 1
+        self.lost += trial.state == TrialState.FAIL
         self._seconds += trial.duration.total_seconds() if trial.duration is not None else 0.0
         done = self.ran if self._until is None else len(finished_trials(study))
         left = ""

@@ -33,7 +33,7 @@ class BadInput(click.ClickException):
 
 
 @contextmanager
-def bad_input(*errors: type[Exception], hint: str = "") -> Iterator[None]:
+def bad_input(*errors: type[Exception]) -> Iterator[None]:
     """Turn exceptions that speak of the user's input into :class:`BadInput`.
 
     Name only exceptions whose message is a sentence for the user: any other is a bug, and a bug
@@ -42,7 +42,7 @@ def bad_input(*errors: type[Exception], hint: str = "") -> Iterator[None]:
     try:
         yield
     except errors as error:
-        raise BadInput(f"{error}{' ' if hint else ''}{hint}") from error
+        raise BadInput(str(error)) from error
 
 
 def study_options(command: _Command) -> _Command:

@@ -137,7 +137,10 @@ def run(
         objective = make_objective(
             target, profile=profile, budget_seconds=budget, activate=activate, corpus=corpus
         )
-        study = _create_study(storage_url, study_name, target)
+        if study_name is None:
+            study_name = "arrl" if target is None else target.stem
+            study_name = _study_of(storage_url, objective) or study_name
+        study = _create_study(storage_url, study_name)
         study.sampler = make_sampler(sampler_name, seed, begun=len(study.trials))
         with console.status("preparing the frozen environment"):
             _enqueue_baseline(objective, study)
@@ -237,13 +240,10 @@ def _tone_down() -> None:
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
 
 
-def _create_study(storage_url: str, name: str | None, target: Path | None) -> Study:
+def _create_study(storage_url: str, name: str) -> Study:
     import optuna
 
     storage = open_storage(storage_url, create=True)
-    if name is None:
-        names = study_names(storage)
-        name = names[0] if len(names) == 1 else (target.stem if target is not None else "arrl")
     study = optuna.create_study(
         study_name=name,
         storage=storage,
@@ -256,6 +256,22 @@ def _create_study(storage_url: str, name: str | None, target: Path | None) -> St
             "start another one with --study NAME."
         )
     return study
+
+
+def _study_of(storage_url: str, objective: TrainScriptObjective) -> str | None:
+    """Return the name of the only study in a storage, if it edits the same script."""
+    from hashlib import sha256
+
+    from optuna_arrl.trajectory import MANIFEST_KEY
+
+    storage = open_storage(storage_url, create=True)
+    names = study_names(storage)
+    if len(names) != 1:
+        return None
+    attrs = storage.get_study_system_attrs(storage.get_study_id_from_name(names[0]))
+    edited = attrs.get(MANIFEST_KEY, {}).get("target")
+    here = sha256(objective.script.source.encode()).hexdigest()
+    return names[0] if edited in (None, here) else None
 
 
 def _enqueue_baseline(objective: TrainScriptObjective, study: Study) -> None:
@@ -287,6 +303,8 @@ def _optimize(
         oracle = TerminationOracle([MaxTrials(until)] if until is not None else None)
         callbacks.append(oracle)
         evidence = oracle.evidence(study)
+        if evidence is not None:
+            oracle.record(study, evidence)
     if evidence is None:
         try:
             with progress, bad_input(ManifestMismatch):
@@ -298,6 +316,8 @@ def _optimize(
         evidence = oracle.evidence(study) if trials is None else None
     if evidence is not None:
         _say(console, evidence.message)
+    if progress.ran and progress.ran == progress.lost:
+        return "The machine failed every trial: see above, and `arrl doctor`, then run again."
     return None
 
 

@@ -49,6 +49,7 @@ def _lines(study: Study) -> list[tuple[str, str]]:
     from optuna_arrl.policy_store import open_policy_store
     from optuna_arrl.policy_store import study_key
     from optuna_arrl.trajectory import POLICY_VERSION_KEY
+    from optuna_arrl.trajectory import SAMPLER_SEED_KEY
     from optuna_arrl.trajectory import STOPPED_KEY
 
     trials = study.get_trials(deepcopy=False)
@@ -71,6 +72,8 @@ def _lines(study: Study) -> list[tuple[str, str]]:
         # The newest may not have chosen an edit yet; one that lived in memory is gone.
         newest = open_policy_store(study, study_key(study) or "").newest() or 0
         lines.append(("policy", f"version {max(newest, *versions)}"))
+    elif SAMPLER_SEED_KEY in study._storage.get_study_system_attrs(study._study_id):
+        lines.append(("policy", "none yet"))
     else:
         lines.append(("policy", "none: another sampler chose"))
     seconds = [t.duration.total_seconds() for t in finished if t.duration is not None]

@@ -19,6 +19,7 @@ import ctypes
 import json
 import os
 import selectors
+import shutil
 import signal
 import subprocess
 import sys
@@ -147,9 +148,10 @@ class _Supervision:
         config:
             ``command``, ``environment``, ``folder`` (working folder); ``control``, ``reply``: file
             descriptors for the task and the ready line; ``box_fds``: descriptors the box gets;
-            ``task``: what is handed over; ``start_seconds``, ``run_seconds``: time allowed until
-            ready, and from then on; ``memory_bytes``, ``processes``: limits of the tree;
-            ``log_bytes`` kept, ``flood_bytes`` tolerated.
+            ``task``: what is handed over; ``orphaned``: folder to remove when the parent dies, or
+            null; ``start_seconds``, ``run_seconds``: time allowed until ready, and from then on;
+            ``memory_bytes``, ``processes``: limits of the tree; ``log_bytes`` kept,
+            ``flood_bytes`` tolerated.
         report:
             Takes each event.
     """
@@ -317,15 +319,18 @@ def main() -> None:
             return
         line += data
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # unwinds, and so kills the tree
-    report_fd = int(sys.argv[1])
+    report_fd, parent = int(sys.argv[1]), os.getppid()
 
     def report(event: dict[str, Any]) -> None:
         _write(report_fd, json.dumps(event).encode("ascii") + b"\n")
 
+    config = json.loads(line)
     try:
-        _write(report_fd, _Supervision(json.loads(line), report).run())
+        _write(report_fd, _Supervision(config, report).run())
     except BrokenPipeError:  # nobody is left to tell; the tree is dead
         pass
+    if config["orphaned"] is not None and os.getppid() != parent:
+        shutil.rmtree(config["orphaned"], ignore_errors=True)
 
 
 if __name__ == "__main__":

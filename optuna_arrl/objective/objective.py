@@ -13,6 +13,7 @@ import threading
 import time
 from typing import Any
 from typing import TYPE_CHECKING
+import warnings
 import weakref
 
 from optuna.distributions import CategoricalDistribution
@@ -26,8 +27,8 @@ from optuna.trial import TrialState
 
 from optuna_arrl.frozen_env.prepare import prepare
 from optuna_arrl.frozen_env.profiles import PROFILES
+from optuna_arrl.objective import machine
 from optuna_arrl.objective import records
-from optuna_arrl.objective.machine import default_profile
 from optuna_arrl.objective.machine import worker_is_gone
 from optuna_arrl.objective.machine import worker_record
 from optuna_arrl.objective.manifest import check_manifest
@@ -157,7 +158,11 @@ class TrainScriptObjective:
             from optuna_arrl import TrainScriptObjective
 
             objective = TrainScriptObjective()
-            study = optuna.create_study(storage="sqlite:///study.db", sampler=ARRLSampler())
+            study = optuna.create_study(
+                storage="sqlite:///study.db",
+                sampler=ARRLSampler(),
+                pruner=optuna.pruners.NopPruner(),  # the default judges by training loss
+            )
             objective.enqueue_baseline(study)
             study.optimize(objective, n_trials=24)
     """
@@ -173,10 +178,15 @@ class TrainScriptObjective:
         artifact_store: ArtifactStore | None = None,
     ) -> None:
         if profile is None:
-            profile = default_profile()
+            profile = machine.default_profile()
         if profile not in PROFILES:
             raise ValueError(f"`profile` must be one of {', '.join(PROFILES)}, but got {profile}.")
         self._profile = PROFILES[profile]
+        if self._profile.device == "cuda" and not machine.has_nvidia():
+            raise ValueError(
+                f"The profile '{profile}' needs an NVIDIA device, and this machine shows none: "
+                "take the profile 'cpu'."
+            )
         if budget_seconds is None:
             budget_seconds = self._profile.budget_seconds
         if not 0 < budget_seconds < math.inf:
@@ -461,7 +471,9 @@ def _read_target(path: Path) -> str:
         raise ValueError(f"The target {path} is not a file.")
     try:
         source = path.read_bytes().decode("utf-8")  # not read_text: line ends stay as they are
-        tree = ast.parse(source)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SyntaxWarning)  # the script's own affair
+            tree = ast.parse(source)
     except (UnicodeDecodeError, SyntaxError, ValueError) as error:
         raise ValueError(f"The target {path} is not a Python script: {error}") from error
     functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
@@ -514,7 +526,10 @@ def _result_from(measurement: Measurement, source: str) -> _Result:
 
 
 def _result_of(study: Study, edit: str) -> _Result | None:
-    """Return what the first trial that ran an edit came to, if one has run to its end."""
+    """Return what the first trial that ran an edit came to, if one has run to its end.
+
+    One that was pruned has no score to use again, so its edit may have another go.
+    """
     for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         outcome = trial.user_attrs.get(OUTCOME_KEY)
         if trial.user_attrs.get(EDIT_HASH_KEY) != edit or outcome is None:

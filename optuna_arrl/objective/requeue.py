@@ -19,6 +19,7 @@ from optuna.trial import TrialState
 from optuna_arrl.objective.machine import worker_is_gone
 from optuna_arrl.objective.records import storage_file
 from optuna_arrl.trajectory import BASELINE_KEY
+from optuna_arrl.trajectory import PARENT_KEY
 from optuna_arrl.trajectory import RETRY_OF_KEY
 from optuna_arrl.trajectory import WORKER_KEY
 
@@ -99,7 +100,10 @@ def requeue(study: Study, trial: FrozenTrial) -> bool:
     params = {**trial.system_attrs.get(_FIXED_PARAMS_KEY, {}), **trial.params}
     if not params or RETRY_OF_KEY in trial.user_attrs:
         return False
-    users_own = {k: v for k, v in trial.user_attrs.items() if not k.startswith("arrl:")}
+    # The parent is still the edit's; its action is not taken along: nobody draws it this time.
+    users_own = {
+        k: v for k, v in trial.user_attrs.items() if not k.startswith("arrl:") or k == PARENT_KEY
+    }
     enqueue(
         study,
         params,

@@ -396,6 +396,7 @@ class _Trial:
                 memory_bytes=profile.memory_bytes,
             ),
             curve=mode == "train",
+            orphaned=self._folder,
         )
 
     def _new_scratch(self, part: str) -> Path:
@@ -522,6 +523,8 @@ class SupervisedBox:
             What it may use.
         curve:
             Give it a pipe for its learning curve.
+        orphaned:
+            A folder that the supervisor removes when this process dies before the box ends.
 
     Raises:
         MachineFault: No process or pipe could be had.
@@ -536,6 +539,7 @@ class SupervisedBox:
         task: dict[str, Any],
         limits: Limits,
         curve: bool = False,
+        orphaned: Path | None = None,
     ) -> None:
         self._ready: dict[str, Any] | None = None
         self._end: dict[str, Any] | None = None
@@ -561,6 +565,7 @@ class SupervisedBox:
                     "command": command(box_fds),
                     "environment": environment,
                     "folder": str(folder),
+                    "orphaned": None if orphaned is None else str(orphaned),
                     "control": self.control,
                     "reply": self.reply,
                     "box_fds": box_fds,

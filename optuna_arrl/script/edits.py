@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 import difflib
 import hashlib
+import warnings
 
 import libcst as cst
 
@@ -135,7 +136,9 @@ class Script:
 
 def _check_compiles(body: str) -> None:
     try:
-        compile(body, "train.py", "exec", dont_inherit=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SyntaxWarning)  # the script's own affair
+            compile(body, "train.py", "exec", dont_inherit=True)
     except SyntaxError as error:
         raise InvalidScript(f"line {error.lineno}: {error.msg}.") from None
     except (ValueError, RecursionError, MemoryError) as error:  # null bytes, absurd nesting

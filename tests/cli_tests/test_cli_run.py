@@ -7,6 +7,7 @@ from typing import Any
 
 from cli_fakes import Arrl
 from cli_fakes import FakeObjective
+from cli_fakes import SOURCE
 import optuna
 from optuna.trial import create_trial
 from optuna.trial import TrialState
@@ -14,6 +15,7 @@ import pytest
 
 from optuna_arrl.objective.runner import MachineFault
 from optuna_arrl.trajectory import BASELINE_KEY
+from optuna_arrl.trajectory import MANIFEST_KEY
 from optuna_arrl.trajectory import Outcome
 from optuna_arrl.trajectory import STOPPED_KEY
 
@@ -70,6 +72,24 @@ def test_oracle_is_asked_before_the_first_trial(arrl: Arrl, fake: FakeObjective)
     assert result.exit_code == 0
     assert "no gain beyond noise" in result.output
     assert len(_study().trials) == 31
+
+
+def test_another_script_gets_a_study_of_its_own(
+    arrl: Arrl, fake: FakeObjective, folder: Path
+) -> None:
+    first = optuna.create_study(storage="sqlite:///arrl.db", study_name="first")
+    first._storage.set_study_system_attr(first._study_id, MANIFEST_KEY, {"target": "0" * 64})
+    (folder / "mine.py").write_text(SOURCE)
+    assert arrl("run", "mine.py", "--sampler", "random", "--trials", 1).exit_code == 0
+    names = optuna.get_all_study_names("sqlite:///arrl.db")
+    assert sorted(names) == ["first", "mine"]
+
+
+def test_run_whose_every_trial_is_lost_says_so(arrl: Arrl, fake: FakeObjective) -> None:
+    fake.events = [None]
+    result = arrl(*RUN, "--trials", 1)
+    assert result.exit_code == 1
+    assert "The machine failed every trial" in result.output
 
 
 def test_trials_sets_the_oracle_aside(arrl: Arrl, fake: FakeObjective) -> None:

@@ -228,6 +228,8 @@ def test_the_profile_follows_the_device(target: Path, monkeypatch: pytest.Monkey
     cpu = TrainScriptObjective(target)
     assert gpu._profile.device == "cuda"
     assert cpu._profile.device == "cpu"
+    with pytest.raises(ValueError, match="needs an NVIDIA device"):
+        TrainScriptObjective(target, profile="gpu")
 
 
 @pytest.mark.parametrize("directions", [["maximize"], ["minimize", "minimize"]])

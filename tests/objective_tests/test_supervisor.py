@@ -264,21 +264,26 @@ def test_killed_supervisor_takes_its_box_along(
     assert_gone(root)
 
 
-def test_tree_dies_when_the_parent_is_killed(tmp_path: Path, assert_gone: AssertGone) -> None:
+def test_tree_and_folder_go_when_the_parent_is_killed(
+    tmp_path: Path, assert_gone: AssertGone
+) -> None:
     # A study's process, as kill -9 or the kernel may end it: it gets no chance to clean up.
+    trial_folder = tmp_path / "trial"
+    trial_folder.mkdir()
     parent_code = textwrap.dedent(
         """
         import sys
         from pathlib import Path
         from optuna_arrl.objective.runner import Limits, SupervisedBox
 
-        program, folder = sys.argv[1:]
+        program, folder, trial_folder = sys.argv[1:]
         box = SupervisedBox(
             lambda fds: [sys.executable, "-I", "-S", "-c", program, *map(str, fds)],
             environment={},
             folder=Path(folder),
             task={},
             limits=Limits(start_seconds=60, run_seconds=60, memory_bytes=1 << 30),
+            orphaned=Path(trial_folder),
         )
         box.wait_until_ready()
         sys.stdin.readline()
@@ -293,7 +298,8 @@ def test_tree_dies_when_the_parent_is_killed(tmp_path: Path, assert_gone: Assert
     )
     box_code += DAEMON + "print('up', flush=True)\nopen('up', 'w').close()\n" + STUBBORN
     parent = subprocess.Popen(
-        [sys.executable, "-c", parent_code, box_code, str(tmp_path)], stdin=subprocess.PIPE
+        [sys.executable, "-c", parent_code, box_code, str(tmp_path), str(trial_folder)],
+        stdin=subprocess.PIPE,
     )
     try:
         while not (tmp_path / "up").exists():
@@ -306,3 +312,4 @@ def test_tree_dies_when_the_parent_is_killed(tmp_path: Path, assert_gone: Assert
         parent.communicate()
     for process in tree:
         assert_gone(process)
+    assert not trial_folder.exists()

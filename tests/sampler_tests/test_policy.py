@@ -99,9 +99,10 @@ def test_draws_from_the_whole_space_have_but_the_floor_once_a_trial_ran(n: int) 
     state = candidate_features(history, candidates, Surrogate.fit(history))
     log_probs = action_distribution(stirred(PolicyNetwork())(state).logits, state.mask)
     anywhere = torch.from_numpy(candidates.parents < 0)
-    assert anywhere.sum() == 2
-    torch.testing.assert_close(log_probs[anywhere].exp(), torch.full((2,), 0.02 / 32))
-    assert log_probs[~anywhere].exp().sum().item() == pytest.approx(1 - 2 * 0.02 / 32)
+    count = int(anywhere.sum())
+    assert 2 <= count < 8
+    torch.testing.assert_close(log_probs[anywhere].exp(), torch.full((count,), 0.02 / 32))
+    assert log_probs[~anywhere].exp().sum().item() == pytest.approx(1 - count * 0.02 / 32)
 
 
 @pytest.mark.parametrize("n", [0, 5])

@@ -132,7 +132,7 @@ WIDE_BASELINE: dict[str, Any] = {
 @settings(deadline=None, max_examples=25, derandomize=True)
 @given(seed=st.integers(0, 2**32 - 1), failed=st.booleans())
 def test_edits_after_a_scored_baseline_are_small(seed: int, failed: bool) -> None:
-    # Seeds at which the exploration floor draws from the whole space: one in a thousand.
+    # Always the same seeds: at one in a thousand the floor draws from the whole space.
     study = optuna.create_study(sampler=ARRLSampler(seed=seed))
     study.enqueue_trial(WIDE_BASELINE)
     study.optimize(wide_script, n_trials=1)

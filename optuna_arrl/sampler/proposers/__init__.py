@@ -51,7 +51,7 @@ KINDS: tuple[str, ...] = tuple(family.name for family in _FAMILIES)
 """Names of the families; `Candidates.kinds` and `History.kinds` index them."""
 
 _GLOBAL_SHARE = 1 / 16  # never fewer draws from the whole space: the exploration guarantee
-_ROUNDS = 3  # of drawing again what was a repeat
+_ROUNDS = 4  # of drawing again what was a repeat
 
 
 @dataclass(frozen=True, eq=False)
