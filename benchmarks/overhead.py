@@ -8,7 +8,6 @@ import statistics
 import optuna
 
 from optuna_arrl.trajectory import MEASUREMENT_KEY
-from optuna_arrl.trajectory import SECONDS_KEY
 
 
 def main() -> None:
@@ -29,7 +28,7 @@ def main() -> None:
         for part, value in seconds.items():
             parts.setdefault(part, []).append(value)
     if not parts:
-        raise SystemExit(f"No completed trial carries {MEASUREMENT_KEY} and {SECONDS_KEY}.")
+        raise SystemExit(f"No completed trial carries {MEASUREMENT_KEY}.")
     for part, values in parts.items():
         print(
             f"{part:>18}  median {statistics.median(values):7.3f} s"

@@ -1,4 +1,7 @@
-"""A study's best trial against its baseline: fresh seeds, interleaved pairs, verified scores."""
+"""A study's best trial against its baseline: fresh seeds, interleaved pairs, verified scores.
+
+For studies of the shipped target under its default profile and budget.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,8 @@ def main() -> None:
     study = optuna.load_study(study_name=args.study, storage=args.storage)
     winner = best(study)
     objective = TrainScriptObjective()
-    records = _records.load(args.records)
+    objective.enqueue_baseline(study)  # there already; refuses a study made under other conditions
+    records = [r for r in _records.load(args.records) if r["trial"] == winner.number]
     for pair in range(len(records), args.pairs):
         seed = args.first_seed + pair
         # Which comes first alternates, so that a drifting machine favours neither.

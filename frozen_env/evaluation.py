@@ -20,7 +20,6 @@ __all__ = [
     "Windows",
     "bits_per_byte",
     "draw_probe",
-    "test_windows",
     "token_nats",
     "validation_windows",
 ]
@@ -60,17 +59,8 @@ class Probe:
 
 def validation_windows(prepared: Prepared) -> Windows:
     """At most ``profile.eval_tokens`` tokens, in windows spread evenly over the text."""
-    return _windows(prepared, "val.bin")
-
-
-def test_windows(prepared: Prepared) -> Windows:
-    """The same of the hidden test slice: for a final report only."""
-    return _windows(prepared, "test.bin")
-
-
-def _windows(prepared: Prepared, name: str) -> Windows:
     profile = prepared.profile
-    tokens = np.fromfile(prepared.private / name, dtype=np.uint16).astype(np.int32)
+    tokens = np.fromfile(prepared.private / "val.bin", dtype=np.uint16).astype(np.int32)
     length = min(profile.seq_len, len(tokens) - 1)
     available = (len(tokens) - 1) // length
     count = max(1, min(available, profile.eval_tokens // length))

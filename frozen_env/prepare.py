@@ -132,8 +132,8 @@ def prepare(
     scratch = Path(tempfile.mkdtemp(prefix=".prepare-", dir=root.parent))
     try:
         _write(scratch, source, profile)
-        if root.exists():
-            shutil.rmtree(root)
+        if root.exists() and _load(root, profile) is None:
+            shutil.rmtree(root)  # damaged; what another process has just made is whole
         try:
             scratch.rename(root)
         except OSError:  # another process was first: its files are the same

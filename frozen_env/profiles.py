@@ -40,8 +40,8 @@ class Profile:
         score_seconds:
             Allowance for answering all validation windows, and again for the probe.
         repeat_noise:
-            Standard deviation of the baseline's val_bpb over repeats, in bits per byte
-            (docs/LOG.md).
+            Standard deviation of the baseline's val_bpb over repeats, in bits per byte: measured
+            for ``"cpu"`` (docs/LOG.md), a guess for ``"gpu"``.
     """
 
     name: str

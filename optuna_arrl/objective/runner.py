@@ -114,32 +114,11 @@ class TrialRunner:
 
     Args:
         prepared:
-            Data and sizes.
-        budget_seconds:
-            Training time of a trial; :obj:`None` takes the profile's.
-        memory_bytes:
-            Memory limit of a box; :obj:`None` takes the profile's.
-
-    Raises:
-        ValueError: An argument is not positive.
+            Data, sizes, budget and limits.
     """
 
-    def __init__(
-        self,
-        prepared: Prepared,
-        *,
-        budget_seconds: float | None = None,
-        memory_bytes: int | None = None,
-    ) -> None:
-        for name, value in (("budget_seconds", budget_seconds), ("memory_bytes", memory_bytes)):
-            if value is not None and not 0.0 < value < math.inf:
-                raise ValueError(f"`{name}` must be positive and finite, but got {value}.")
-        profile = prepared.profile
-        if budget_seconds is not None:
-            profile = dataclasses.replace(profile, budget_seconds=budget_seconds)
-        if memory_bytes is not None:
-            profile = dataclasses.replace(profile, memory_bytes=memory_bytes)
-        self.prepared = dataclasses.replace(prepared, profile=profile)
+    def __init__(self, prepared: Prepared) -> None:
+        self.prepared = prepared
         self.sandbox: Sandbox = PlainProcess()
         self._frozen_sources = frozen_sources()
 

@@ -313,22 +313,6 @@ def test_interruption_kills_the_box_and_goes_on_up(
     assert not list(trial_folders.iterdir())
 
 
-def test_budget_and_memory_can_be_given(tiny_prepared: Prepared) -> None:
-    runner = TrialRunner(tiny_prepared, budget_seconds=5.0, memory_bytes=1 << 40)
-    assert runner.prepared.profile.budget_seconds == 5.0
-    assert runner.prepared.profile.memory_bytes == 1 << 40
-    assert tiny_prepared.profile.budget_seconds == 30.0
-
-
-@pytest.mark.parametrize("name", ["budget_seconds", "memory_bytes"])
-@pytest.mark.parametrize("value", [0, -1, math.nan, math.inf])
-def test_limits_must_be_positive_and_finite(
-    tiny_prepared: Prepared, name: str, value: float
-) -> None:
-    with pytest.raises(ValueError, match=f"`{name}` must be positive"):
-        TrialRunner(tiny_prepared, **{name: value})  # type: ignore[arg-type]
-
-
 def test_changed_data_is_a_fault_of_the_machine(tiny_prepared: Prepared) -> None:
     manifest = json.loads(json.dumps(tiny_prepared.manifest))
     manifest["sha256"]["private/val.bin"] = "0" * 64
@@ -367,10 +351,10 @@ def test_full_disk_is_a_fault_of_the_machine(
 
 
 def test_memory_limit_below_the_launchers_own_need_is_a_fault_of_the_machine(
-    tiny_prepared: Prepared,
+    tiny_with: TinyWith,
 ) -> None:
     with pytest.raises(MachineFault, match="before any edited code ran: raise the limit"):
-        TrialRunner(tiny_prepared, memory_bytes=1 << 20).run(HONEST)
+        TrialRunner(tiny_with(memory_bytes=1 << 20)).run(HONEST)
 
 
 def test_box_that_is_not_ready_in_time_is_a_fault_of_the_machine(tiny_with: TinyWith) -> None:
