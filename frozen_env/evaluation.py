@@ -32,7 +32,7 @@ class Windows:
     """Disjoint windows of the validation text.
 
     Attributes:
-        inputs: (N, T) int32 token ids shown to the model.
+        inputs: (N, T) int32 token ids shown to the model; none is a target of another window.
         targets: (N, T) int32 token ids it is scored on, one later.
         target_bytes: (N, T) int32 bytes of each target; 0 for the separator, which is not scored.
     """
@@ -62,9 +62,11 @@ def validation_windows(prepared: Prepared) -> Windows:
     profile = prepared.profile
     tokens = np.fromfile(prepared.private / "val.bin", dtype=np.uint16).astype(np.int32)
     length = min(profile.seq_len, len(tokens) - 1)
-    available = (len(tokens) - 1) // length
+    # Windows stand a token apart: no window shows the last target of another.
+    stride = length + 1
+    available = len(tokens) // stride
     count = max(1, min(available, profile.eval_tokens // length))
-    starts = np.linspace(0, available - 1, count).round().astype(np.int64) * length
+    starts = np.linspace(0, available - 1, count).round().astype(np.int64) * stride
     index = starts[:, None] + np.arange(length)
     targets = tokens[index + 1]
     token_bytes = Tokenizer.load(prepared.folder / "tokenizer.json").token_bytes

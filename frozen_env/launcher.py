@@ -46,7 +46,11 @@ def main(mode: str, control_fd: int, reply_fd: int, curve_fd: int | None = None)
     profile = Profile(**json.loads(os.environ["ARRL_PROFILE"]))
     if profile.threads:
         torch.set_num_threads(profile.threads)
-    _warm_up(profile)
+    if mode == "train":
+        _warm_up(profile)
+    # What is here now lives as long as the process: collections need not look at it.
+    gc.collect()
+    gc.freeze()
     _write_line(reply_fd, {"ready": True})
     order = json.loads(_read_line(control_fd))
     torch.manual_seed(order["seed"])
@@ -126,8 +130,6 @@ def _warm_up(profile: Profile) -> None:
     weight = torch.zeros(1, device=profile.device, requires_grad=True)
     torch.autograd.backward([weight.sum()])
     torch.optim.AdamW([weight]).step()
-    gc.collect()
-    gc.freeze()
 
 
 def _read(fd: int, count: int, *, end_allowed: bool = False) -> bytes:

@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 import hashlib
 import json
+import lzma
 import os
 from pathlib import Path
 import shutil
@@ -32,7 +33,10 @@ from .tokenizer import Tokenizer
 
 __all__ = ["FrozenSetChanged", "Prepared", "default_cache", "frozen_sources", "prepare"]
 
-_FORMAT = 1
+_FORMAT = 2
+# No model that has not seen the validation text reaches this share of what a strong compressor
+# makes of it.
+_LEAST_SHARE = 0.25
 _FILES = ("visible/train.bin", "visible/tokenizer.json", "private/val.bin", "private/test.bin")
 
 
@@ -48,7 +52,7 @@ class Prepared:
         root: The folder that holds everything.
         profile: The sizes it was prepared for.
         manifest: ``corpus``, ``sha256`` (file → hex), ``train_tokens``,
-            ``train_bytes_per_token``.
+            ``train_bytes_per_token``, ``least_bpb`` (no score below it is believed).
     """
 
     root: Path
@@ -168,9 +172,15 @@ def _write(folder: Path, corpus: Corpus, profile: Profile) -> None:
         "vocab_size": profile.vocab_size,
         "train_tokens": len(train),
         "train_bytes_per_token": float(tokenizer.token_bytes[train].mean()),
+        "least_bpb": _LEAST_SHARE * _compressed_bpb(corpus.validation),
         "sha256": {name: _sha256(folder / name) for name in _FILES},
     }
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+
+
+def _compressed_bpb(documents: tuple[str, ...]) -> float:
+    text = "\f".join(documents).encode("utf-8")
+    return 8.0 * len(lzma.compress(text, preset=9)) / max(1, len(text))
 
 
 def _load(root: Path, profile: Profile) -> Prepared | None:

@@ -35,6 +35,8 @@ class Profile:
             CPU threads of a box.
         memory_bytes:
             Memory limit of a box's process tree.
+        disk_bytes:
+            Limit of the files that a box writes.
         start_seconds:
             Allowance for starting a box (importing torch), equal for all.
         score_seconds:
@@ -55,6 +57,7 @@ class Profile:
     probe_positions: int
     threads: int
     memory_bytes: int
+    disk_bytes: int
     start_seconds: float
     score_seconds: float
     repeat_noise: float
@@ -73,6 +76,7 @@ PROFILES = {
         probe_positions=512,
         threads=1,
         memory_bytes=3 << 30,
+        disk_bytes=1 << 30,
         start_seconds=60.0,
         score_seconds=30.0,
         repeat_noise=0.005,
@@ -89,6 +93,7 @@ PROFILES = {
         probe_positions=256,
         threads=8,
         memory_bytes=64 << 30,
+        disk_bytes=16 << 30,
         start_seconds=180.0,
         score_seconds=180.0,
         repeat_noise=0.001,

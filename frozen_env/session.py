@@ -64,6 +64,8 @@ class Session:
         length = self.SEQ_LEN if length is None else length
         if not 1 <= length <= self.SEQ_LEN:
             raise ValueError(f"`length` must be between 1 and SEQ_LEN = {self.SEQ_LEN}.")
+        if self._clock is None:
+            raise RuntimeError("There is nothing to train on where a model is scored.")
         tokens = np.fromfile(Path(os.environ["ARRL_DATA"]) / "train.bin", dtype=np.uint16)
         windows = np.lib.stride_tricks.sliding_window_view(tokens, length + 1)
         rng = np.random.default_rng(self._seed)
@@ -73,8 +75,7 @@ class Session:
             batch = torch.from_numpy(windows[starts].astype(np.int64))
             if cuda:
                 batch = batch.pin_memory().to(self.DEVICE, non_blocking=True)
-            if self._clock is not None:
-                self._clock.serve(batch_size * length)
+            self._clock.serve(batch_size * length)
             yield batch[:, :-1], batch[:, 1:]
 
     def budget_used(self) -> float:

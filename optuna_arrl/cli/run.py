@@ -292,8 +292,8 @@ def _optimize(
     until: int | None,
 ) -> str | None:
     """Run trials until there are enough; return a sentence when the machine prevents it."""
+    from optuna_arrl.objective.boxes import MachineFault
     from optuna_arrl.objective.manifest import ManifestMismatch
-    from optuna_arrl.objective.runner import MachineFault
     from optuna_arrl.oracle import MaxTrials
     from optuna_arrl.oracle import TerminationOracle
 

@@ -1,15 +1,21 @@
 """Holds one box to its limits, from a process of its own.
 
-Started as ``python -I _supervisor.py REPORT_FD`` with a one-line JSON configuration on standard
-input, which then stays open: its end means "stop, and kill everything". A process of its own, so
-that an Optuna process that is stuck, stopped or killed can neither stretch a time limit nor leave
-a training run behind. It imports nothing of this package and none of the edited code.
+Started as ``python -I _supervisor.py REPORT_FD`` with JSON lines on standard input. A process of
+its own, so that an Optuna process that is stuck, stopped or killed can neither stretch a time
+limit nor leave a training run behind. It imports nothing of this package and no edited code.
 
-It starts the box's command, waits for the launcher's ready line, hands over the task together with
-its start and deadline, and watches: time, memory and number of processes of the whole tree, size
-of the log. On REPORT_FD it writes JSON lines, ``{"event": "ready", ...}`` when the task has been
-handed over and ``{"event": "end", ...}`` when the tree is dead, followed by what was kept of the
-log. Times are seconds of CLOCK_MONOTONIC, which all processes of a machine share.
+The first line is the configuration: the box's command is started, and its launcher's ready line
+waited for. The second hands over the task, now or much later (a box may be started ahead of its
+use): from this moment on the deadline counts. ``{"stop": true}`` means "kill everything", and so
+does the end of standard input, which says that the parent has died. Meanwhile it watches time,
+memory and number of processes of the whole tree, the files in its scratch folder and the size of
+the log. On REPORT_FD it writes JSON lines: ``{"event": "ready"}`` when the launcher waits for its
+task, ``{"event": "handed over", ...}``, and ``{"event": "end", ...}`` when the tree is dead,
+followed by what was kept of the log. Times are seconds of CLOCK_MONOTONIC, which all processes of
+a machine share.
+
+Above it stands a guard, a fork that only waits: when the supervisor itself is killed, what it
+leaves behind becomes the guard's and is killed too.
 """
 
 from __future__ import annotations
@@ -32,11 +38,14 @@ import psutil
 _POLL_SECONDS = 0.05
 _LOOK_SHARE = 0.05  # of a core at most: on a machine with many processes we look less often
 _SLOWEST_LOOK_SECONDS = 0.5
+_DISK_LOOK_SECONDS = 0.25
 _KILL_SECONDS = 10.0  # after this a process is stuck in the kernel, and waiting does not help
 _READ_BYTES = 1 << 16
-_READY_LINE_BYTES = 4096
+_LINE_BYTES = 4096
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class _Log:
@@ -77,16 +86,17 @@ class _Tree:
         self.returncode: int | None = None
         self.peak_memory_bytes = 0
 
-    def start(self, command: list[str], **options: Any) -> None:
+    def start(self, command: list[str], cores: list[int] | None, **options: Any) -> None:
         supervisor = os.getpid()
-        libc = ctypes.CDLL(None, use_errno=True)
-        libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
         def die_with_supervisor() -> None:
             # Fires when the *thread* that forked ends: this process has one thread only.
-            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
             if os.getppid() != supervisor:
                 os._exit(1)
+            if cores is not None:
+                os.sched_setaffinity(0, cores)
 
         child = subprocess.Popen(
             command, start_new_session=True, preexec_fn=die_with_supervisor, **options
@@ -121,24 +131,37 @@ class _Tree:
                 self.returncode = os.waitstatus_to_exitcode(status)
         return self.returncode is not None
 
+    def move(self, cores: list[int]) -> None:
+        """Let every thread of the tree run on these cores only."""
+        for process in self._me.children(recursive=True):
+            try:
+                for thread in process.threads():
+                    os.sched_setaffinity(thread.id, cores)
+            except (OSError, psutil.Error):  # ended meanwhile
+                pass
+
     def kill(self) -> None:
-        give_up = time.monotonic() + _KILL_SECONDS
-        frozen: set[psutil.Process] = set()
-        while time.monotonic() < give_up:
-            self.reap()
-            alive = set(self._me.children(recursive=True))
-            if not alive:
-                return
-            # Freeze until nothing new appears, then kill: a fork bomb cannot outrun a frozen tree.
-            fresh = alive - frozen
-            for process in fresh or alive:
-                try:
-                    process.suspend() if fresh else process.kill()
-                except psutil.Error:
-                    pass
-            frozen |= fresh
-            if not fresh:
-                time.sleep(0.002)
+        _kill_descendants(self._me, self.reap)
+
+
+def _kill_descendants(root: psutil.Process, reap: Callable[[], object]) -> None:
+    give_up = time.monotonic() + _KILL_SECONDS
+    frozen: set[psutil.Process] = set()
+    while time.monotonic() < give_up:
+        reap()
+        alive = set(root.children(recursive=True))
+        if not alive:
+            return
+        # Freeze until nothing new appears, then kill: a fork bomb cannot outrun a frozen tree.
+        fresh = alive - frozen
+        for process in fresh or alive:
+            try:
+                process.suspend() if fresh else process.kill()
+            except psutil.Error:
+                pass
+        frozen |= fresh
+        if not fresh:
+            time.sleep(0.002)
 
 
 class _Supervision:
@@ -148,15 +171,21 @@ class _Supervision:
         config:
             ``command``, ``environment``, ``folder`` (working folder); ``control``, ``reply``: file
             descriptors for the task and the ready line; ``box_fds``: descriptors the box gets;
-            ``task``: what is handed over; ``orphaned``: folder to remove when the parent dies, or
-            null; ``start_seconds``, ``run_seconds``: time allowed until ready, and from then on;
-            ``memory_bytes``, ``processes``: limits of the tree; ``log_bytes`` kept,
-            ``flood_bytes`` tolerated.
+            ``signal_codes``: whether exit code 128 + n of the command means signal n;
+            ``cores`` of the box and ``own_cores`` of this process, or null; ``start_lock``: a
+            descriptor to be closed once the box is ready, or null; ``orphaned``: folders to remove
+            when nobody is left who could; ``start_seconds``, ``idle_seconds``: time allowed
+            until ready, and from then until the task comes; ``memory_bytes``, ``processes``,
+            ``disk_bytes``: limits of the tree; ``log_bytes`` kept, ``flood_bytes`` tolerated.
         report:
             Takes each event.
+        received:
+            What followed the configuration on standard input.
     """
 
-    def __init__(self, config: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(
+        self, config: dict[str, Any], report: Callable[[dict[str, Any]], None], received: bytes
+    ) -> None:
         self._config = config
         self._report = report
         self._began = time.monotonic()
@@ -164,10 +193,16 @@ class _Supervision:
         self._limit = self._began + config["start_seconds"]
         self._tree = _Tree()
         self._log = _Log(config["log_bytes"])
+        self._is_ready = False
         self._handed_over = False
+        self._order: dict[str, Any] | None = None
         self._ready_line = b""
+        self._received = received
+        self._orphaned: list[str] = config["orphaned"]
+        self._is_orphan = False
         self._selector = selectors.DefaultSelector()
         self._next_look = self._began
+        self._next_disk_look = self._began
 
     def run(self) -> bytes:
         """Supervise to the end; returns what was kept of the log."""
@@ -186,6 +221,9 @@ class _Supervision:
             self._tree.kill()
         while data := _read(self._log_fd):
             self._log.add(data)
+        if self._is_orphan or reason == "idle":
+            for folder in self._orphaned:
+                shutil.rmtree(folder, ignore_errors=True)
         self._report(
             {
                 "event": "end",
@@ -202,6 +240,8 @@ class _Supervision:
         return self._log.kept()
 
     def _start(self) -> None:
+        if self._config["own_cores"] is not None:
+            os.sched_setaffinity(0, self._config["own_cores"])
         self._log_fd, log_write = os.pipe()
         os.set_blocking(self._log_fd, False)
         # SIGCHLD wakes the selector, so that an end is seen at once and not at the next poll.
@@ -214,6 +254,7 @@ class _Supervision:
             self._selector.register(fd, selectors.EVENT_READ)
         self._tree.start(
             self._config["command"],
+            self._config["cores"],
             env=self._config["environment"],
             cwd=self._config["folder"],
             pass_fds=self._config["box_fds"],
@@ -223,13 +264,14 @@ class _Supervision:
         )
         for fd in (*self._config["box_fds"], log_write):
             os.close(fd)
+        self._take_orders()
 
     def _watch(self) -> str:
         """Wait until something ends the box, and return the reason: one word."""
         while True:
             now = time.monotonic()
             if now >= self._limit:
-                return "deadline" if self._handed_over else "start"
+                return "deadline" if self._handed_over else "idle" if self._is_ready else "start"
             if now >= self._next_look:
                 if reason := self._look(now):
                     return reason
@@ -241,21 +283,30 @@ class _Supervision:
                 elif key.fd == self._config["reply"]:
                     self._take_ready_line()
                     reason = ""
-                else:  # our standard input: nothing follows the configuration but its end
-                    reason = "" if os.read(key.fd, _READ_BYTES) else "abandoned"
+                else:
+                    reason = self._listen()
                 if reason:
                     return reason
 
     def _look(self, now: float) -> str:
         processes, memory = self._tree.look()
-        pause = max(_POLL_SECONDS, (time.monotonic() - now) / _LOOK_SHARE)
-        self._next_look = now + min(pause, _SLOWEST_LOOK_SECONDS)
+        reason = ""
         if memory > self._config["memory_bytes"]:
-            return "memory"
-        if processes > self._config["processes"]:
-            return "processes"
-        # Seen even when a fork of the parent still holds the other end of our standard input.
-        return "abandoned" if os.getppid() != self._parent else ""
+            reason = "memory"
+        elif processes > self._config["processes"]:
+            reason = "processes"
+        elif now >= self._next_disk_look:
+            self._next_disk_look = now + _DISK_LOOK_SECONDS
+            if _disk_bytes(self._config["folder"]) > self._config["disk_bytes"]:
+                reason = "disk"
+        elif os.getppid() != self._parent:  # the guard was killed
+            reason = "abandoned"
+        idle = self._is_ready and not self._handed_over
+        pause = max(_POLL_SECONDS, (time.monotonic() - now) / _LOOK_SHARE)
+        self._next_look = now + (
+            _SLOWEST_LOOK_SECONDS if idle else min(pause, _SLOWEST_LOOK_SECONDS)
+        )
+        return reason
 
     def _drain(self) -> str:
         if data := _read(self._log_fd):
@@ -271,23 +322,52 @@ class _Supervision:
         if not self._handed_over:
             return "start"
         code = self._tree.returncode or 0
+        if self._config["signal_codes"] and 128 < code <= 128 + signal.NSIG:
+            code = self._tree.returncode = 128 - code
         return "signal" if code < 0 else "exit" if code else "ok"
 
     def _take_ready_line(self) -> None:
         reply = self._config["reply"]
-        data = os.read(reply, _READY_LINE_BYTES)
+        data = os.read(reply, _LINE_BYTES)
         self._ready_line += data
         if self._ready_line.endswith(b"\n"):
             self._selector.unregister(reply)
+            self._is_ready = True
+            if self._config["start_lock"] is not None:
+                os.close(self._config["start_lock"])
+            self._report({"event": "ready"})
+            self._limit = time.monotonic() + self._config["idle_seconds"]
             self._hand_over()
-        elif not data or len(self._ready_line) > _READY_LINE_BYTES:
+        elif not data or len(self._ready_line) > _LINE_BYTES:
             self._selector.unregister(reply)  # no launcher: it ends soon, or the allowance does
 
+    def _listen(self) -> str:
+        data = os.read(sys.stdin.fileno(), _READ_BYTES)
+        self._is_orphan = not data
+        self._received += data
+        return self._take_orders() if data else "abandoned"
+
+    def _take_orders(self) -> str:
+        *lines, self._received = self._received.split(b"\n")
+        for line in lines:
+            order = json.loads(line)
+            if "stop" in order:
+                return "abandoned"
+            self._order = order
+            self._orphaned = self._orphaned + order["orphaned"]
+            self._hand_over()
+        return ""
+
     def _hand_over(self) -> None:
+        """Hand the task to the launcher, once there are both."""
+        if not self._is_ready or self._order is None:
+            return
+        if self._order["cores"] is not None:
+            self._tree.move(self._order["cores"])
         start = time.monotonic()
-        self._limit = start + self._config["run_seconds"]
+        self._limit = start + self._order["run_seconds"]
         self._handed_over = True
-        task = {**self._config["task"], "start": start, "deadline": self._limit}
+        task = {**self._order["task"], "start": start, "deadline": self._limit}
         try:
             os.write(self._config["control"], json.dumps(task).encode("ascii") + b"\n")
         except BrokenPipeError:  # it ended just now: the next turn of the loop sees that
@@ -295,7 +375,20 @@ class _Supervision:
         # From here on the parent alone talks to the box; its closing `control` is the box's EOF.
         os.close(self._config["control"])
         os.close(self._config["reply"])
-        self._report({"event": "ready", "start": start, "deadline": self._limit})
+        self._next_look = start
+        self._report({"event": "handed over", "start": start, "deadline": self._limit})
+
+
+def _disk_bytes(folder: str) -> int:
+    """Disk space that a folder's files take; holes do not count."""
+    total = 0
+    for path, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(path, name)).st_blocks * 512
+            except OSError:  # gone meanwhile
+                pass
+    return total
 
 
 def _read(fd: int) -> bytes:
@@ -311,26 +404,56 @@ def _write(fd: int, data: bytes) -> None:
         data = data[os.write(fd, data) :]
 
 
-def main() -> None:
-    line = b""
-    while not line.endswith(b"\n"):
+def _supervise(report_fd: int) -> None:
+    received = b""
+    while b"\n" not in received:
         data = os.read(sys.stdin.fileno(), _READ_BYTES)
         if not data:
             return
-        line += data
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # unwinds, and so kills the tree
-    report_fd, parent = int(sys.argv[1]), os.getppid()
+        received += data
+    config, received = received.split(b"\n", 1)
 
     def report(event: dict[str, Any]) -> None:
         _write(report_fd, json.dumps(event).encode("ascii") + b"\n")
 
-    config = json.loads(line)
     try:
-        _write(report_fd, _Supervision(config, report).run())
+        _write(report_fd, _Supervision(json.loads(config), report, received).run())
     except BrokenPipeError:  # nobody is left to tell; the tree is dead
         pass
-    if config["orphaned"] is not None and os.getppid() != parent:
-        shutil.rmtree(config["orphaned"], ignore_errors=True)
+
+
+def _guard(supervisor: int, report_fd: int) -> None:
+    """Wait for the supervisor; then nothing of its box may be left."""
+    # Not the report's end: the parent sees that when the tree is dead.
+    os.closerange(0, report_fd)
+    os.closerange(report_fd + 1, os.sysconf("SC_OPEN_MAX"))
+
+    def reap() -> bool:
+        while True:
+            try:
+                pid, _ = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return True
+            if not pid:
+                return False
+
+    os.waitpid(supervisor, 0)
+    if not reap():
+        _kill_descendants(psutil.Process(), reap)
+
+
+def main() -> None:
+    report_fd = int(sys.argv[1])
+    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    guard = os.getpid()
+    supervisor = os.fork()
+    if supervisor:
+        _guard(supervisor, report_fd)
+        return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # unwinds, and so kills the tree
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() == guard:
+        _supervise(report_fd)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from typing import Any
 from typing import TYPE_CHECKING
 
 from optuna_arrl._version import __version__
+from optuna_arrl.frozen_env.corpus import embedded_corpus_file
 from optuna_arrl.frozen_env.prepare import frozen_sources
 from optuna_arrl.objective.machine import device_model
 from optuna_arrl.trajectory import MANIFEST_KEY
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from optuna_arrl.frozen_env.prepare import Prepared
 
 
-__all__ = ["ManifestMismatch", "check_manifest", "make_manifest"]
+__all__ = ["ManifestMismatch", "check_manifest", "make_manifest", "measuring_sources"]
 
 # What was noted only helps a reader to explain a difference; it is never compared.
 _NOTED = "noted"
@@ -43,6 +44,17 @@ class ManifestMismatch(ValueError):
     """A study was made with other files, sizes or hardware than this process has."""
 
 
+def measuring_sources() -> dict[str, str]:
+    """File → sha256 of everything of this package that measures: no edit may touch it."""
+    folder = Path(__file__).parent
+    scorer = (path for path in folder.glob("*.py") if path.name not in _NOT_MEASURING)
+    return {
+        **{f"frozen_env/{name}": digest for name, digest in frozen_sources().items()},
+        **{f"objective/{path.name}": _sha256(path.read_bytes()) for path in sorted(scorer)},
+        f"_data/{embedded_corpus_file().name}": _sha256(embedded_corpus_file().read_bytes()),
+    }
+
+
 def make_manifest(prepared: Prepared, target_source: str) -> dict[str, Any]:
     """List everything but the edit on which a score depends.
 
@@ -55,11 +67,9 @@ def make_manifest(prepared: Prepared, target_source: str) -> dict[str, Any]:
     Returns:
         JSON of about 4 kB. ``profile`` holds sizes, budget, threads and memory limit by name.
     """
-    measuring = (p for p in Path(__file__).parent.glob("*.py") if p.name not in _NOT_MEASURING)
     return {
-        "frozen_env": frozen_sources(),
+        "sources": measuring_sources(),
         "corpus": dict(prepared.manifest["sha256"]),
-        "scorer": {path.name: _sha256(path.read_bytes()) for path in sorted(measuring)},
         "target": _sha256(target_source.encode("utf-8")),
         "profile": asdict(prepared.profile),
         "device": device_model(prepared.profile.device),

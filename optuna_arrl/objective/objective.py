@@ -29,6 +29,7 @@ from optuna_arrl.frozen_env.prepare import prepare
 from optuna_arrl.frozen_env.profiles import PROFILES
 from optuna_arrl.objective import machine
 from optuna_arrl.objective import records
+from optuna_arrl.objective.boxes import MachineFault
 from optuna_arrl.objective.machine import worker_is_gone
 from optuna_arrl.objective.machine import worker_record
 from optuna_arrl.objective.manifest import check_manifest
@@ -37,8 +38,8 @@ from optuna_arrl.objective.requeue import enqueue
 from optuna_arrl.objective.requeue import fail_orphans
 from optuna_arrl.objective.requeue import one_at_a_time
 from optuna_arrl.objective.requeue import requeue
-from optuna_arrl.objective.runner import MachineFault
 from optuna_arrl.objective.runner import TrialRunner
+from optuna_arrl.objective.sandbox import SANDBOXES
 from optuna_arrl.script import normalised_hash
 from optuna_arrl.script import Script
 from optuna_arrl.script import unified_diff
@@ -56,6 +57,7 @@ from optuna_arrl.trajectory import RAN_CONSTRAINT
 from optuna_arrl.trajectory import REASON_KEY
 from optuna_arrl.trajectory import RETRY_OF_KEY
 from optuna_arrl.trajectory import REUSED_FROM_KEY
+from optuna_arrl.trajectory import SANDBOX_KEY
 from optuna_arrl.trajectory import SECONDS_KEY
 from optuna_arrl.trajectory import TRAIN_SECONDS_KEY
 from optuna_arrl.trajectory import VERIFIED_KEY
@@ -98,6 +100,7 @@ class _Result:
     outcome: Outcome
     val_bpb: float | None = None
     reason: str = ""
+    sandbox: str | None = None
     isolated: bool | None = None
     source: str | None = None
     measurement: Measurement | None = None
@@ -140,9 +143,17 @@ class TrainScriptObjective:
             Names of further literals of the script to be searched.
         corpus:
             Folder of ``.txt`` files to train on. By default the corpus of this package.
+        sandbox:
+            What keeps edited code from the machine: ``"bubblewrap"``, ``"landlock"``, or
+            ``"auto"``, the first of these that holds here. ``"none"``, for scripts that you
+            would run yourself, is never taken unless named, and then every trial says
+            ``arrl:isolated = false``.
         artifact_store:
             Where edited scripts, diffs, logs and curves are kept. By default a folder beside an
             SQLite or journal file, else in the cache folder; the study records which.
+
+    Boxes for the next trial are started ahead of their use; :meth:`close` ends those that wait,
+    and so does the end of the process.
 
     Raises:
         ValueError:
@@ -175,8 +186,13 @@ class TrainScriptObjective:
         budget_seconds: float | None = None,
         activate: Collection[str] = (),
         corpus: str | Path | None = None,
+        sandbox: str = "auto",
         artifact_store: ArtifactStore | None = None,
     ) -> None:
+        if sandbox not in SANDBOXES:
+            raise ValueError(
+                f"`sandbox` must be one of {', '.join(SANDBOXES)}, but got {sandbox!r}."
+            )
         if profile is None:
             profile = machine.default_profile()
         if profile not in PROFILES:
@@ -196,6 +212,7 @@ class TrainScriptObjective:
         self.script = Script(_read_target(self.target), activate=activate)
         self._activate = tuple(activate)
         self._corpus = corpus
+        self._sandbox = sandbox
         self._artifact_store = artifact_store
         self._forget_process()
 
@@ -309,12 +326,18 @@ class TrainScriptObjective:
             raise ValueError(f"{self.target} has no active slot {', '.join(sorted(unknown))}.")
         return self._ready().runner.run(self.script.render(params), seed=seed)
 
+    def close(self) -> None:
+        """End the boxes that wait for a next trial. The objective can still be used."""
+        with self._lock:
+            if self._environment is not None:
+                self._environment.runner.close()
+
     def _ready(self) -> _Environment:
         with self._lock:
             if self._environment is None:
                 prepared = prepare(self._profile, corpus=self._corpus)
                 self._environment = _Environment(
-                    runner=TrialRunner(prepared),
+                    runner=TrialRunner(prepared, sandbox=self._sandbox),
                     manifest=make_manifest(prepared, self.script.source),
                 )
             return self._environment
@@ -412,6 +435,7 @@ class TrainScriptObjective:
             OUTCOME_KEY: result.outcome.value,
             REASON_KEY: result.reason[:_REASON_CHARACTERS] or None,
             VERIFIED_KEY: True,
+            SANDBOX_KEY: result.sandbox,
             ISOLATED_KEY: result.isolated,
             REUSED_FROM_KEY: result.reused_from,
             SECONDS_KEY: round(time.monotonic() - started, 3),
@@ -519,6 +543,7 @@ def _result_from(measurement: Measurement, source: str) -> _Result:
         outcome=outcome,
         val_bpb=measurement.val_bpb if outcome == Outcome.COMPLETE else None,
         reason=reason,
+        sandbox=measurement.sandbox,
         isolated=measurement.isolated,
         source=source,
         measurement=measurement,
@@ -539,6 +564,7 @@ def _result_of(study: Study, edit: str) -> _Result | None:
             outcome=Outcome(outcome),
             val_bpb=trial.value if completed else None,
             reason=trial.user_attrs.get(REASON_KEY, ""),
+            sandbox=trial.user_attrs.get(SANDBOX_KEY),
             isolated=trial.user_attrs.get(ISOLATED_KEY),
             reused_from=trial.user_attrs.get(REUSED_FROM_KEY, trial.number),
         )

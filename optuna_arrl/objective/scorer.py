@@ -6,6 +6,9 @@ has a deadline and an exact length. What a box says is data: numbers, or a reaso
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 import json
 import math
@@ -28,6 +31,7 @@ __all__ = [
     "ChannelClosed",
     "Leak",
     "Precision",
+    "TooSlow",
     "WrongAnswer",
     "answer_windows",
     "credited_bits_per_byte",
@@ -39,7 +43,10 @@ _REPLY = struct.Struct("<BQ")
 # A batch's logits in float32, at most, unless a single window takes more. Small, because the same
 # windows take half as long in batches of 8 MiB as of 64 MiB: less fresh memory on both sides.
 _REPLY_BYTES = 8 << 20
+# Two requests must fit into a pipe of 64 KiB: one is sent while the model works on the other.
+_REQUEST_BYTES = 30 << 10
 _LINE_BYTES = 4096
+_BATCH_CHECKS = 16
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,10 @@ class ChannelClosed(Exception):
     """The box ended, or did not answer in time."""
 
 
+class TooSlow(Exception):
+    """One answer took longer than any may."""
+
+
 class Channel:
     """Asks the model in a box for logits.
 
@@ -81,12 +92,20 @@ class Channel:
         control: File descriptor that requests are written to.
         reply: File descriptor that answers are read from.
         deadline: ``time.monotonic()`` after which no answer is waited for, in seconds.
+        answer_seconds: How long any single answer may take; the first includes loading the model.
         vocab_size: V, the length of every row of logits.
         rounded: True where float32 answers come from arithmetic of lower precision (a GPU).
     """
 
     def __init__(
-        self, control: int, reply: int, *, deadline: float, vocab_size: int, rounded: bool
+        self,
+        control: int,
+        reply: int,
+        *,
+        deadline: float,
+        answer_seconds: float,
+        vocab_size: int,
+        rounded: bool,
     ) -> None:
         os.set_blocking(control, False)
         os.set_blocking(reply, False)
@@ -95,6 +114,8 @@ class Channel:
         self._control = control
         self._reply = reply
         self._deadline = deadline
+        self._answer_seconds = answer_seconds
+        self._answer_due = time.monotonic() + answer_seconds
         self._rounded = rounded
 
     def wait_until_loaded(self) -> None:
@@ -116,22 +137,38 @@ class Channel:
         if not loaded:
             raise WrongAnswer("the model wrote to the scorer before it was asked")
 
-    def logits(self, tokens: NDArray[np.int32], *, last_only: bool) -> NDArray[np.float32]:
-        """Logits of a batch.
+    def answers(
+        self, requests: Iterable[NDArray[np.int32]], *, last_only: bool
+    ) -> Iterator[NDArray[np.float32]]:
+        """Logits of batches, in order.
+
+        A request is sent while the model still works on the one before: both sides are busy.
 
         Args:
-            tokens: (B, T) token ids.
+            requests: (B, T) token ids each.
             last_only: Ask for the last position only.
 
-        Returns:
+        Yields:
             (B, T, V), or (B, V) if ``last_only``.
 
         Raises:
             ChannelClosed: No answer: the box ended, or the deadline passed.
+            TooSlow: An answer took too long.
             WrongAnswer: An answer of another size or type, or of another type than before.
         """
-        rows, length = tokens.shape
-        self._write(_REQUEST.pack(rows, length, last_only) + tokens.astype("<i4").tobytes())
+        waiting: deque[tuple[int, int]] = deque()
+        for tokens in requests:
+            header = _REQUEST.pack(*tokens.shape, last_only)
+            self._write(header + tokens.astype("<i4").tobytes())
+            waiting.append((tokens.shape[0], tokens.shape[1]))
+            if len(waiting) == 2:
+                yield self._answer(*waiting.popleft(), last_only)
+        while waiting:
+            yield self._answer(*waiting.popleft(), last_only)
+
+    def _answer(self, rows: int, length: int, last_only: bool) -> NDArray[np.float32]:
+        if self.precision is not None:  # the first answer's time began with the box's task
+            self._answer_due = time.monotonic() + self._answer_seconds
         kind, n_bytes = _REPLY.unpack(self._read(_REPLY.size))
         precision = _PRECISIONS.get(kind)
         if precision is None:
@@ -179,8 +216,11 @@ class Channel:
         # poll, not select: descriptors may be above 1024 in a large study.
         poll = select.poll()
         poll.register(fd, event)
-        if not poll.poll(max(0.0, self._deadline - time.monotonic()) * 1000.0):
-            raise ChannelClosed("the box did not answer in time")
+        left = min(self._deadline, self._answer_due) - time.monotonic()
+        if not poll.poll(max(0.0, left) * 1000.0):
+            if self._deadline <= self._answer_due:
+                raise ChannelClosed("the box did not answer in time")
+            raise TooSlow("the box did not answer in time")
 
 
 def _as_float32(data: bytearray, kind: str) -> NDArray[np.float32]:
@@ -206,12 +246,14 @@ def answer_windows(
 
     Raises:
         ChannelClosed: The box ended, or was too slow.
+        TooSlow: An answer took too long.
         WrongAnswer: Logits that are not finite, or not of the right shape.
     """
     count, length = windows.inputs.shape
     nats = np.empty((count, length))
-    for rows in _batches(rng.permutation(count), length, channel.vocab_size):
-        logits = channel.logits(windows.inputs[rows], last_only=False)
+    batches = _batches(rng.permutation(count), length, channel.vocab_size)
+    answers = channel.answers((windows.inputs[rows] for rows in batches), last_only=False)
+    for rows, logits in zip(batches, answers, strict=True):
         nats[rows] = _nats(logits, windows.targets[rows])
     assert channel.precision is not None
     return nats, channel.precision
@@ -227,6 +269,9 @@ class Leak:
         largest: Largest \\|d\\|.
         changed: Number of positions where \\|d\\| is more than rounding can explain.
         probed: K.
+        batch_difference: Largest change of a loss when a prefix is asked for alone instead of
+            among others, nats per token.
+        position_bound: What rounding can do to d at a position, and to the loss by batching.
         mean_bound: What rounding can do to the mean.
     """
 
@@ -235,11 +280,18 @@ class Leak:
     largest: float
     changed: int
     probed: int
+    batch_difference: float
+    position_bound: float
     mean_bound: float
 
     @property
     def reason(self) -> str | None:
         """Why the score cannot be credited, in a sentence; :obj:`None` if it can."""
+        if self.batch_difference > self.position_bound:
+            return (
+                "the model's answer to one text depends on the other texts of its batch: its loss "
+                f"changed by {self.batch_difference:.4f} nats when a text was asked for alone"
+            )
         if self.changed:
             return (
                 f"the model reads the next token: at {self.changed} of {self.probed} probed "
@@ -259,6 +311,7 @@ def probe_leak(
     nats: NDArray[np.float64],
     probe: Probe,
     precision: Precision,
+    rng: np.random.Generator,
 ) -> Leak:
     """Ask a fresh box about truncated prefixes, and compare with what the first one said.
 
@@ -268,22 +321,48 @@ def probe_leak(
         nats: (N, T) loss with the whole window in view.
         probe: K positions, drawn after the first box had ended.
         precision: Of the first box's logits; this one must answer in the same.
+        rng: Draws what is asked for twice; must not be known to the box.
 
     Raises:
         ChannelClosed: The box ended, or was too slow.
         WrongAnswer: Logits that are not finite, not of the right shape, or of another type.
     """
+    # Prefixes of equal length go together: no padding, which would be a suffix. Short ones come
+    # first, so that this box never holds more of a window than it is asked about.
+    batches = [
+        rows
+        for position in np.unique(probe.position)
+        for rows in _batches(
+            np.flatnonzero(probe.position == position), int(position) + 1, channel.vocab_size
+        )
+    ]
+    several = [index for index, rows in enumerate(batches) if len(rows) > 1]
+    checked = set(rng.permutation(several)[:_BATCH_CHECKS].tolist())
+    asked: list[tuple[NDArray[np.int64], bool]] = []
+    for index, rows in enumerate(batches):
+        asked.append((rows, False))
+        if index in checked:
+            asked.append((rng.permutation(rows)[:1], True))  # once more, alone
+
+    def prefixes(rows: NDArray[np.int64]) -> NDArray[np.int32]:
+        return windows.inputs[probe.window[rows], : int(probe.position[rows[0]]) + 1]
+
     difference = np.empty(len(probe.position))
-    for position in np.random.default_rng().permutation(np.unique(probe.position)):
-        # Prefixes of equal length go together: no padding, which would be a suffix.
-        same = np.flatnonzero(probe.position == position)
-        for rows in _batches(same, position + 1, channel.vocab_size):
-            window = probe.window[rows]
-            logits = channel.logits(windows.inputs[window, : position + 1], last_only=True)
-            truncated = _nats(logits, windows.targets[window, position])
-            difference[rows] = truncated - nats[window, position]
+    batch_difference = 0.0
+    answers = channel.answers((prefixes(rows) for rows, _ in asked), last_only=True)
+    for (rows, alone), logits in zip(asked, answers, strict=True):
+        window, position = probe.window[rows], probe.position[rows]
+        change = _nats(logits, windows.targets[window, position]) - nats[window, position]
+        if alone:
+            batch_difference = max(batch_difference, abs(float((change - difference[rows])[0])))
+        else:
+            difference[rows] = change
     if channel.precision != precision:
         raise WrongAnswer("the model answered with logits of more than one type")
+    if precision.position_bound < batch_difference <= _ROUNDED.position_bound:
+        # Coarser arithmetic within than in its answers: 16-bit layers under a float32 head.
+        # Nothing is gained by pretending to it, as answers in 16 bits have the same bounds.
+        precision = _ROUNDED
     mean = float(probe.weight @ difference)
     return Leak(
         mean=mean,
@@ -291,6 +370,8 @@ def probe_leak(
         largest=float(np.abs(difference).max()),
         changed=int((np.abs(difference) > precision.position_bound).sum()),
         probed=len(difference),
+        batch_difference=batch_difference,
+        position_bound=precision.position_bound,
         mean_bound=precision.mean_bound,
     )
 
@@ -318,5 +399,5 @@ def _nats(logits: NDArray[np.float32], targets: NDArray[np.int32]) -> NDArray[np
 
 
 def _batches(index: NDArray[np.int64], length: int, vocab_size: int) -> list[NDArray[np.int64]]:
-    size = max(1, _REPLY_BYTES // (4 * length * vocab_size))
+    size = max(1, min(_REPLY_BYTES // (4 * length * vocab_size), _REQUEST_BYTES // (4 * length)))
     return [index[i : i + size] for i in range(0, len(index), size)]

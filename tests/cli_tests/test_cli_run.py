@@ -13,7 +13,7 @@ from optuna.trial import create_trial
 from optuna.trial import TrialState
 import pytest
 
-from optuna_arrl.objective.runner import MachineFault
+from optuna_arrl.objective.boxes import MachineFault
 from optuna_arrl.trajectory import BASELINE_KEY
 from optuna_arrl.trajectory import MANIFEST_KEY
 from optuna_arrl.trajectory import Outcome

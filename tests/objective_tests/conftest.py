@@ -18,8 +18,8 @@ from optuna_arrl.frozen_env.prepare import prepare
 from optuna_arrl.frozen_env.prepare import Prepared
 from optuna_arrl.frozen_env.profiles import Profile
 from optuna_arrl.frozen_env.profiles import PROFILES
-from optuna_arrl.objective.runner import Limits
-from optuna_arrl.objective.runner import SupervisedBox
+from optuna_arrl.objective.boxes import Limits
+from optuna_arrl.objective.boxes import SupervisedBox
 
 
 SEQ_LEN = 32
@@ -120,18 +120,30 @@ def start_box(tmp_path: Path) -> Callable[..., SupervisedBox]:
     """Start a supervised box that runs a few lines of Python, with no torch in it."""
 
     def start(
-        code: str, *, handshake: bool = True, curve: bool = False, **limits: Any
+        code: str,
+        *,
+        handshake: bool = True,
+        hand_over: bool = True,
+        curve: bool = False,
+        cores: list[int] | None = None,
+        orphaned: tuple[Path, ...] = (),
+        **limits: Any,
     ) -> SupervisedBox:
         program = (_HANDSHAKE if handshake else "") + textwrap.dedent(code)
-        fields = {"start_seconds": 60.0, "run_seconds": 60.0, "memory_bytes": 1 << 30} | limits
-        return SupervisedBox(
+        run_seconds = limits.pop("run_seconds", 60.0)
+        fields = {"start_seconds": 60.0, "memory_bytes": 1 << 30, "disk_bytes": 1 << 30} | limits
+        box = SupervisedBox(
             lambda fds: [sys.executable, "-I", "-S", "-c", program, *map(str, fds)],
             environment={"PATH": "/usr/bin:/bin"},
             folder=tmp_path,
-            task={"source": "train.py"},
             limits=Limits(**fields),
             curve=curve,
+            cores=cores,
+            orphaned=orphaned,
         )
+        if hand_over:
+            box.hand_over({"source": "train.py"}, run_seconds=run_seconds)
+        return box
 
     return start
 

@@ -29,9 +29,11 @@ def manifest() -> dict[str, Any]:
 
 
 def test_manifest_lists_everything_but_the_edit(manifest: dict[str, Any]) -> None:
-    assert "evaluation.py" in manifest["frozen_env"]
-    assert {"runner.py", "scorer.py", "_supervisor.py", "sandbox.py"} <= manifest["scorer"].keys()
-    assert "objective.py" not in manifest["scorer"]
+    sources = manifest["sources"]
+    assert {"frozen_env/evaluation.py", "_data/sotu.txt.xz"} <= sources.keys()
+    measuring = ("runner", "scorer", "_supervisor", "_confine", "sandbox", "supply", "weights")
+    assert {f"objective/{name}.py" for name in measuring} <= sources.keys()
+    assert "objective/objective.py" not in sources
     assert manifest["corpus"] == {"visible/train.bin": "a" * 64}
     assert manifest["profile"]["budget_seconds"] == PROFILES["cpu"].budget_seconds
     assert manifest["profile"]["threads"] == PROFILES["cpu"].threads
@@ -52,10 +54,10 @@ def test_the_first_to_come_writes_and_an_equal_one_goes_on(
 @pytest.mark.parametrize(
     ("path", "value", "named"),
     [
-        (("frozen_env", "evaluation.py"), "f" * 64, "frozen_env.evaluation.py: "),
+        (("sources", "frozen_env/evaluation.py"), "f" * 64, "sources.frozen_env/evaluation.py: "),
         (("corpus", "visible/train.bin"), "b" * 64, "visible/train.bin: aaaaaaaaaaaa → bbbbbbbb"),
-        (("scorer", "scorer.py"), "f" * 64, "scorer.scorer.py: "),
-        (("scorer", "extra.py"), "f" * 64, "scorer.extra.py: nothing → ffffffffffff"),
+        (("sources", "objective/scorer.py"), "f" * 64, "sources.objective/scorer.py: "),
+        (("sources", "extra.py"), "f" * 64, "sources.extra.py: nothing → ffffffffffff"),
         (("target",), "f" * 64, "target: "),
         (("device",), "A faster one", "→ A faster one"),
         (("profile", "threads"), 1, "profile.threads: 2 → 1"),
@@ -88,7 +90,7 @@ def test_many_differences_are_counted_and_not_all_listed(manifest: dict[str, Any
     study = optuna.create_study()
     check_manifest(study, manifest)
     other = copy.deepcopy(manifest)
-    other["scorer"] = {f"{i}.py": "f" * 64 for i in range(40)}
+    other["sources"] = {f"{i}.py": "f" * 64 for i in range(40)}
     with pytest.raises(ManifestMismatch, match=r"; and [0-9]+ more") as refusal:
         check_manifest(study, other)
     assert len(str(refusal.value)) < 600

@@ -30,10 +30,10 @@ from optuna_arrl.frozen_env.prepare import Prepared
 from optuna_arrl.objective import machine
 from optuna_arrl.objective import objective as objective_module
 from optuna_arrl.objective import records
+from optuna_arrl.objective.boxes import MachineFault
 from optuna_arrl.objective.machine import worker_record
 from optuna_arrl.objective.manifest import ManifestMismatch
 from optuna_arrl.objective.objective import TrainScriptObjective
-from optuna_arrl.objective.runner import MachineFault
 from optuna_arrl.objective.runner import Measurement
 from optuna_arrl.trajectory import BASELINE_KEY
 from optuna_arrl.trajectory import COMPLETED_BPB_CAP
@@ -84,6 +84,7 @@ def measured(
         "curve": [(5, 4.0), (10, 3.0)],
         "log": b"hello\n",
         "leak": {"mean": 0.0},
+        "sandbox": "none",
         "isolated": False,
     }
     return Measurement(outcome=outcome, val_bpb=val_bpb, **{**fields, **changes})
@@ -100,8 +101,11 @@ class FakeRunner:
     runs: ClassVar[list[dict[str, float]]]
     seeds: ClassVar[list[int]]
 
-    def __init__(self, prepared: Prepared) -> None:
+    def __init__(self, prepared: Prepared, *, sandbox: str) -> None:
         self.prepared = prepared
+
+    def close(self) -> None:
+        pass
 
     def run(
         self,

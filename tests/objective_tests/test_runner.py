@@ -25,9 +25,11 @@ import torch
 from optuna_arrl.frozen_env.prepare import Prepared
 from optuna_arrl.frozen_env.tokenizer import Tokenizer
 from optuna_arrl.objective import runner as runner_module
-from optuna_arrl.objective.runner import MachineFault
+from optuna_arrl.objective import weights as weights_module
+from optuna_arrl.objective.boxes import MachineFault
+from optuna_arrl.objective.boxes import SupervisedBox
+from optuna_arrl.objective.curve import Curve
 from optuna_arrl.objective.runner import Measurement
-from optuna_arrl.objective.runner import SupervisedBox
 from optuna_arrl.objective.runner import TrialRunner
 from optuna_arrl.trajectory import Outcome
 
@@ -325,9 +327,11 @@ def test_changed_frozen_source_is_a_fault_of_the_machine(
     tiny_prepared: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner = TrialRunner(tiny_prepared)
-    sources = runner_module.frozen_sources()
+    sources = runner_module.measuring_sources()
     monkeypatch.setattr(
-        runner_module, "frozen_sources", lambda: {**sources, "evaluation.py": "other"}
+        runner_module,
+        "measuring_sources",
+        lambda: {**sources, "frozen_env/evaluation.py": "other"},
     )
     with pytest.raises(MachineFault, match=r"frozen_env/evaluation\.py changed"):
         runner.run(HONEST)
@@ -365,7 +369,7 @@ def test_box_that_is_not_ready_in_time_is_a_fault_of_the_machine(tiny_with: Tiny
 def take(folder: Path, target: Path) -> None:
     folder_fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        runner_module._take_weights(folder_fd, target)
+        weights_module.take_weights(folder_fd, target)
     finally:
         os.close(folder_fd)
 
@@ -395,9 +399,8 @@ def test_only_a_plain_file_of_bounded_size_is_taken_as_weights(
     tmp_path: Path, make: Callable[[Path], None]
 ) -> None:
     make(tmp_path / "model.safetensors")
-    with pytest.raises(runner_module._Failed, match=r"model\.safetensors") as caught:
+    with pytest.raises(weights_module.BadWeights, match=r"model\.safetensors"):
         take(tmp_path, tmp_path / "copy")
-    assert caught.value.outcome is Outcome.CRASH
     assert not (tmp_path / "copy").exists()
 
 
@@ -427,11 +430,11 @@ def test_weights_that_are_not_finite_are_found_in_every_float_type(
     finite = torch.tensor([[0.0, -1.5], [info.max, info.tiny]], dtype=torch.float64).to(dtype)
     tensors = {"first": torch.arange(3), "empty": torch.zeros(0), "w": finite}
     save_file(tensors, path)
-    runner_module._check_finite(path)
+    weights_module.check_finite(path)
     tensors["w"][1, 0] = float("nan")
     save_file(tensors, path)
-    with pytest.raises(runner_module._Failed, match="not finite: w"):
-        runner_module._check_finite(path)
+    with pytest.raises(weights_module.BadWeights, match="not finite: w"):
+        weights_module.check_finite(path)
 
 
 @pytest.mark.parametrize(
@@ -440,12 +443,12 @@ def test_weights_that_are_not_finite_are_found_in_every_float_type(
 def test_broken_weights_are_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(data)
-    with pytest.raises(runner_module._Failed, match="cannot be read"):
-        runner_module._check_finite(path)
+    with pytest.raises(weights_module.BadWeights, match="cannot be read"):
+        weights_module.check_finite(path)
 
 
 def points(chunks: list[bytes]) -> list[tuple[int, float]]:
-    curve = runner_module._Curve(bytes_per_token=2.0)
+    curve = Curve(bytes_per_token=2.0)
     return [point for chunk in chunks for point in curve.add(chunk)]
 
 
@@ -489,7 +492,7 @@ def test_no_bytes_on_the_curve_pipe_can_break_the_curve(chunks: list[bytes]) -> 
 
 
 def test_endless_line_on_the_curve_pipe_is_not_kept() -> None:
-    curve = runner_module._Curve(bytes_per_token=2.0)
+    curve = Curve(bytes_per_token=2.0)
     for _ in range(100):
         assert curve.add(b"x" * 65536) == []
     assert len(curve._rest) < 1024
@@ -502,7 +505,7 @@ def test_flood_on_the_curve_pipe_is_not_read_to_its_end(start_box: StartBox) -> 
         os.write(curve[0], b"x" * 65536)
     """
     with start_box(code, curve=True, run_seconds=1.0) as box:
-        box.wait_until_ready()
+        box.wait_until_handed_over()
         taken = sum(len(chunk) for chunk in box.curve_chunks())
     assert taken < 2 << 20
     assert box.report().reason == "deadline"

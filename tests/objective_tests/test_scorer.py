@@ -21,6 +21,7 @@ from optuna_arrl.objective.scorer import credited_bits_per_byte
 from optuna_arrl.objective.scorer import Leak
 from optuna_arrl.objective.scorer import Precision
 from optuna_arrl.objective.scorer import probe_leak
+from optuna_arrl.objective.scorer import TooSlow
 from optuna_arrl.objective.scorer import WrongAnswer
 
 
@@ -59,11 +60,14 @@ class FakeBox:
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
 
-    def channel(self, *, rounded: bool = False, seconds: float = 60.0) -> Channel:
+    def channel(
+        self, *, rounded: bool = False, seconds: float = 60.0, answer_seconds: float = 100.0
+    ) -> Channel:
         return Channel(
             self._to_box,
             self._from_box,
             deadline=time.monotonic() + seconds,
+            answer_seconds=answer_seconds,
             vocab_size=V,
             rounded=rounded,
         )
@@ -158,9 +162,8 @@ def test_one_box_answers_in_one_type(box: Callable[..., FakeBox]) -> None:
     encodings = iter([as_float32, as_bfloat16])
     channel = box(encode=lambda logits: next(encodings)(logits)).channel()
     tokens = np.zeros((1, 2), dtype=np.int32)
-    channel.logits(tokens, last_only=True)
     with pytest.raises(WrongAnswer, match="more than one type"):
-        channel.logits(tokens, last_only=True)
+        list(channel.answers([tokens, tokens], last_only=True))
 
 
 def test_box_that_ends_is_noticed(box: Callable[..., FakeBox]) -> None:
@@ -177,6 +180,30 @@ def test_box_that_answers_half_is_not_waited_for_beyond_the_deadline(
         answer_windows(channel, some_windows(), np.random.default_rng(1))
 
 
+def test_model_that_takes_long_before_its_first_answer_is_too_slow(
+    box: Callable[..., FakeBox],
+) -> None:
+    ask = threading.Event()
+
+    def model(tokens: NDArray[np.int32]) -> NDArray[np.float32]:
+        ask.wait()
+        return TABLE[tokens]
+
+    fake = box(model)
+    with pytest.raises(TooSlow):
+        answer_windows(fake.channel(answer_seconds=0.2), some_windows(), np.random.default_rng(1))
+    ask.set()
+
+
+def test_next_request_is_sent_before_the_answer_is_taken(box: Callable[..., FakeBox]) -> None:
+    fake = box()
+    tokens = [np.full((1, 2), n, dtype=np.int32) for n in range(3)]
+    answers = fake.channel().answers(tokens, last_only=True)
+    for n, logits in enumerate(answers):
+        np.testing.assert_allclose(logits, TABLE[[n]])
+    assert [int(asked[0, 0]) for asked, _ in fake.requests] == [0, 1, 2]
+
+
 @pytest.mark.parametrize(
     "said", [b"val_bpb: 0.1\n", b'{"loaded": false}\n', b"[" * 4000 + b"\n", b"x" * 5000]
 )
@@ -184,7 +211,14 @@ def test_what_edited_code_writes_before_it_is_asked_is_refused(said: bytes) -> N
     control, reply = os.pipe(), os.pipe()
     os.write(reply[1], said)
     deadline = time.monotonic() + 60.0
-    channel = Channel(control[1], reply[0], deadline=deadline, vocab_size=V, rounded=False)
+    channel = Channel(
+        control[1],
+        reply[0],
+        deadline=deadline,
+        answer_seconds=60.0,
+        vocab_size=V,
+        rounded=False,
+    )
     with pytest.raises(WrongAnswer, match="before it was asked"):
         channel.wait_until_loaded()
     for fd in (*control, *reply):
@@ -203,21 +237,80 @@ FLOAT32 = kind("float32", 0.001, 0.0003, 4)
 BFLOAT16 = kind("bfloat16", 0.25, 0.003, 2)
 
 
+def probed(
+    channel: Channel,
+    windows: Windows,
+    nats: NDArray[np.float64],
+    probe: Probe,
+    precision: Precision,
+) -> Leak:
+    return probe_leak(channel, windows, nats, probe, precision, np.random.default_rng(2))
+
+
 def test_probe_shows_prefixes_only(box: Callable[..., FakeBox]) -> None:
     windows = some_windows()
     fake = box()
-    probe = probe_at([3, 4, 4, 9, 3], [0, 5, 2, 2, 0], [0.2] * 5)
-    probe_leak(fake.channel(), windows, nats_of_table(windows), probe, FLOAT32)
+    probe = probe_at([3, 4, 5, 9, 3], [0, 5, 2, 3, 1], [0.2] * 5)
+    probed(fake.channel(), windows, nats_of_table(windows), probe, FLOAT32)
     asked = sorted(tuple(row) for tokens, _ in fake.requests for row in tokens)
     pairs = zip(probe.window, probe.position, strict=True)
     assert asked == sorted(tuple(windows.inputs[w, : p + 1]) for w, p in pairs)
     assert all(last_only for _, last_only in fake.requests)
 
 
+def test_probe_never_holds_more_of_a_window_than_it_is_asked_about(
+    box: Callable[..., FakeBox],
+) -> None:
+    windows = some_windows()
+    fake = box()
+    rng = np.random.default_rng(0)
+    probe = probe_at(
+        rng.integers(0, 40, 100).tolist(), rng.integers(0, 6, 100).tolist(), [0.01] * 100
+    )
+    probed(fake.channel(), windows, nats_of_table(windows), probe, FLOAT32)
+    lengths = [tokens.shape[1] for tokens, _ in fake.requests]
+    assert lengths == sorted(lengths)
+    assert max(lengths) == 6
+
+
+def loss_that_depends_on_the_batch(tokens: NDArray[np.int32]) -> NDArray[np.float32]:
+    logits = TABLE[tokens].copy()
+    logits[..., 0] += SHIFT * (len(tokens) == 1)
+    return logits
+
+
+SHIFT = 0.0
+
+
+@pytest.mark.parametrize(
+    ("shift", "reason", "position_bound"),
+    [
+        (1e-4, None, 0.001),
+        (0.1, None, 0.25),  # coarse arithmetic within: the wider bounds hold
+        (4.0, "depends on the other texts of its batch", 0.001),
+    ],
+)
+def test_same_prefix_alone_and_among_others_has_one_answer(
+    box: Callable[..., FakeBox],
+    monkeypatch: pytest.MonkeyPatch,
+    shift: float,
+    reason: str | None,
+    position_bound: float,
+) -> None:
+    monkeypatch.setattr("test_scorer.SHIFT", shift)
+    windows = some_windows()
+    probe = probe_at([0, 1, 2, 3], [2, 2, 2, 2], [0.25] * 4)
+    fake = box(loss_that_depends_on_the_batch)
+    leak = probed(fake.channel(), windows, nats_of_table(windows), probe, FLOAT32)
+    assert [len(tokens) for tokens, _ in fake.requests] == [4, 1]
+    assert (leak.reason is None) if reason is None else (reason in str(leak.reason))
+    assert leak.position_bound == position_bound
+
+
 def test_honest_model_loses_nothing_without_the_future(box: Callable[..., FakeBox]) -> None:
     windows = some_windows()
     probe = probe_at([0, 1, 2], [1, 3, 5], [0.5, 0.25, 0.25])
-    leak = probe_leak(box().channel(), windows, nats_of_table(windows), probe, FLOAT32)
+    leak = probed(box().channel(), windows, nats_of_table(windows), probe, FLOAT32)
     assert leak.reason is None
     assert leak.mean == pytest.approx(0.0, abs=1e-6)
     assert (leak.changed, leak.probed) == (0, 3)
@@ -231,7 +324,7 @@ def test_leak_is_the_weighted_mean_of_what_the_future_was_worth(
     nats = nats_of_table(windows)
     nats[0, 1] -= 0.4
     probe = probe_at([0, 1, 2], [1, 3, 5], [0.5, 0.25, 0.25])
-    leak = probe_leak(box().channel(), windows, nats, probe, FLOAT32)
+    leak = probed(box().channel(), windows, nats, probe, FLOAT32)
     assert leak.mean == pytest.approx(0.5 * 0.4, abs=1e-6)
     # Σ w² (d - m)² = 0.5² 0.2² + 2 · 0.25² 0.2² = 0.015
     assert leak.standard_error == pytest.approx(math.sqrt(0.015), abs=1e-6)
@@ -249,7 +342,7 @@ def test_answer_that_gets_better_without_the_future_depends_on_it_too(
     windows = some_windows()
     nats = nats_of_table(windows)
     nats[0, 1] += 0.4
-    leak = probe_leak(box().channel(), windows, nats, probe_at([0], [1], [1.0]), FLOAT32)
+    leak = probed(box().channel(), windows, nats, probe_at([0], [1], [1.0]), FLOAT32)
     assert leak.changed == 1
 
 
@@ -273,7 +366,7 @@ def test_bounds_are_what_rounding_explains_in_the_type_of_the_logits(
     windows = some_windows()
     nats = nats_of_table(windows) - shift
     probe = probe_at([0, 1, 2], [1, 3, 5], [0.5, 0.25, 0.25])
-    leak = probe_leak(box(encode=encode).channel(), windows, nats, probe, precision)
+    leak = probed(box(encode=encode).channel(), windows, nats, probe, precision)
     assert (leak.reason is not None) is refused
 
 
@@ -284,7 +377,7 @@ def test_float32_from_a_gpu_is_bounded_like_the_arithmetic_behind_it(
     _, precision = answer_windows(box().channel(rounded=True), windows, np.random.default_rng(1))
     nats = nats_of_table(windows) - 0.002
     probe = probe_at([0, 1, 2], [1, 3, 5], [0.5, 0.25, 0.25])
-    leak = probe_leak(box().channel(rounded=True), windows, nats, probe, precision)
+    leak = probed(box().channel(rounded=True), windows, nats, probe, precision)
     assert leak.reason is None
 
 
@@ -295,12 +388,19 @@ def test_second_box_cannot_change_the_type_to_widen_the_bounds(
     probe = probe_at([0], [1], [1.0])
     channel = box(encode=as_bfloat16).channel()
     with pytest.raises(WrongAnswer, match="more than one type"):
-        probe_leak(channel, windows, nats_of_table(windows), probe, FLOAT32)
+        probed(channel, windows, nats_of_table(windows), probe, FLOAT32)
 
 
 def test_mean_alone_can_refuse_and_says_so() -> None:
     leak = Leak(
-        mean=0.02, standard_error=0.001, largest=0.1, changed=0, probed=512, mean_bound=0.003
+        mean=0.02,
+        standard_error=0.001,
+        largest=0.1,
+        changed=0,
+        probed=512,
+        batch_difference=0.0,
+        position_bound=0.25,
+        mean_bound=0.003,
     )
     assert leak.reason == (
         "the model reads the next token: over 512 probed positions its loss rose by 0.0200 nats "

@@ -9,14 +9,16 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 
 import psutil
 import pytest
 
-from optuna_arrl.objective.runner import BoxReport
-from optuna_arrl.objective.runner import Limits
-from optuna_arrl.objective.runner import MachineFault
-from optuna_arrl.objective.runner import SupervisedBox
+from optuna_arrl.objective import boxes
+from optuna_arrl.objective.boxes import BoxReport
+from optuna_arrl.objective.boxes import Limits
+from optuna_arrl.objective.boxes import MachineFault
+from optuna_arrl.objective.boxes import SupervisedBox
 
 
 StartBox = Callable[..., SupervisedBox]
@@ -53,7 +55,7 @@ os.read(told, 1)
 
 def to_the_end(box: SupervisedBox) -> BoxReport:
     with box:
-        box.wait_until_ready()
+        box.wait_until_handed_over()
         box.wait_until_ended()
     return box.report()
 
@@ -151,7 +153,7 @@ def test_daemon_dies_with_its_box(
     start_box: StartBox, tmp_path: Path, assert_gone: AssertGone
 ) -> None:
     with start_box(DAEMON + STUBBORN) as box:
-        box.wait_until_ready()
+        box.wait_until_handed_over()
         while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
             pass
         daemon = psutil.Process(int((tmp_path / "pid").read_text()))
@@ -198,7 +200,7 @@ def test_box_outlives_the_thread_that_started_it(start_box: StartBox) -> None:
     thread.start()
     thread.join()
     with boxes[0] as box:
-        box.wait_until_ready()
+        box.wait_until_handed_over()
         # Only now is the box told to go on.
         os.write(box.control, b"x")
         box.wait_until_ended()
@@ -209,7 +211,7 @@ def test_box_can_be_stopped_while_a_fork_holds_our_descriptors(
     start_box: StartBox,
 ) -> None:
     with start_box(STUBBORN) as box:
-        box.wait_until_ready()
+        box.wait_until_handed_over()
         fork = os.fork()
         if fork == 0:
             while True:
@@ -224,7 +226,7 @@ def test_box_can_be_stopped_while_a_fork_holds_our_descriptors(
 def test_launcher_that_is_never_ready_is_a_fault_of_the_machine(start_box: StartBox) -> None:
     box = start_box("import signal; signal.pause()", handshake=False, start_seconds=0.3)
     with pytest.raises(MachineFault, match="not ready in time"), box:
-        box.wait_until_ready()
+        box.wait_until_handed_over()
 
 
 def test_launcher_that_breaks_is_a_fault_of_the_machine_that_tells_why(
@@ -234,7 +236,7 @@ def test_launcher_that_breaks_is_a_fault_of_the_machine_that_tells_why(
         pytest.raises(MachineFault, match="No module named 'torch'"),
         start_box("import torch", handshake=False) as box,
     ):
-        box.wait_until_ready()
+        box.wait_until_handed_over()
 
 
 def test_command_that_does_not_exist_is_a_fault_of_the_machine(tmp_path: Path) -> None:
@@ -242,26 +244,94 @@ def test_command_that_does_not_exist_is_a_fault_of_the_machine(tmp_path: Path) -
         lambda fds: ["/nowhere/python"],
         environment={},
         folder=tmp_path,
-        task={},
-        limits=Limits(start_seconds=60.0, run_seconds=60.0, memory_bytes=MIB),
+        limits=Limits(start_seconds=60.0, memory_bytes=MIB, disk_bytes=MIB),
     )
     with pytest.raises(MachineFault, match="/nowhere/python"), box:
-        box.wait_until_ready()
+        box.wait_until_handed_over()
 
 
+@pytest.mark.parametrize("killed", ["guard", "supervisor"])
 def test_killed_supervisor_takes_its_box_along(
-    start_box: StartBox, tmp_path: Path, assert_gone: AssertGone
+    start_box: StartBox, tmp_path: Path, assert_gone: AssertGone, killed: str
 ) -> None:
-    box = start_box(STUBBORN)
-    with pytest.raises(MachineFault, match="killed"), box:
-        box.wait_until_ready()
-        supervisor = next(
+    box = start_box(DAEMON + "open('up', 'w').close()\n" + STUBBORN)
+    with box:
+        box.wait_until_handed_over()
+        while not (tmp_path / "up").exists():
+            pass
+        guard = next(
             p for p in psutil.Process().children() if "_supervisor" in " ".join(p.cmdline())
         )
-        (root,) = supervisor.children()
-        supervisor.kill()
+        (supervisor,) = guard.children()
+        tree = supervisor.children(recursive=True)
+        assert int((tmp_path / "pid").read_text()) in {process.pid for process in tree}
+        (guard if killed == "guard" else supervisor).kill()
+        try:
+            box.wait_until_ended()
+        except MachineFault as fault:
+            assert "was killed" in str(fault)
+    for process in (guard, supervisor, *tree):
+        assert_gone(process)
+
+
+def test_box_waits_for_its_task_and_its_budget_begins_then(start_box: StartBox) -> None:
+    box = start_box("pass", hand_over=False)
+    with box:
+        assert box.is_ready(wait=True)
+        waited_until = time.monotonic()
+        box.hand_over({}, run_seconds=50.0)
         box.wait_until_ended()
-    assert_gone(root)
+    report = box.report()
+    assert report.reason == "ok"
+    assert report.start >= waited_until
+    assert report.deadline - report.start == pytest.approx(50.0)
+
+
+def test_box_that_ended_while_it_waited_is_not_ready(start_box: StartBox) -> None:
+    with start_box("", hand_over=False) as box:
+        assert box.is_ready(wait=True)
+        (root,) = [p for p in psutil.Process().children(recursive=True) if "-S" in p.cmdline()]
+        root.kill()
+        root.wait()
+        box.wait_until_ended()
+        assert not box.is_ready()
+
+
+def test_box_that_waits_too_long_ends_and_takes_its_folder_along(
+    start_box: StartBox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(boxes, "_IDLE_SECONDS", 0.1)
+    folder = tmp_path / "of the box"
+    folder.mkdir()
+    with start_box("", hand_over=False, orphaned=(folder,)) as box:
+        box.wait_until_ended()
+        assert not box.is_ready()
+    assert not folder.exists()
+
+
+def test_files_beyond_the_limit_end_a_box(start_box: StartBox) -> None:
+    code = """
+    with open("big", "wb") as file:
+        while True:
+            file.write(b"x" * (1 << 20))
+            file.flush()
+    """
+    report = to_the_end(start_box(code, disk_bytes=20 * MIB))
+    assert report.reason == "disk"
+
+
+def test_hole_in_a_file_takes_no_disk(start_box: StartBox) -> None:
+    code = "open('sparse', 'wb').truncate(1 << 40)"
+    assert to_the_end(start_box(code, disk_bytes=20 * MIB)).reason == "ok"
+
+
+def test_box_gets_the_cores_it_is_handed(start_box: StartBox, tmp_path: Path) -> None:
+    available = sorted(os.sched_getaffinity(0))
+    code = "open('cores', 'w').write(json.dumps(sorted(os.sched_getaffinity(0))))"
+    with start_box(code, hand_over=False, cores=available[:1]) as box:
+        box.hand_over({}, run_seconds=60.0, cores=available[-1:])
+        box.wait_until_ended()
+    assert json.loads((tmp_path / "cores").read_text()) == available[-1:]
 
 
 def test_tree_and_folder_go_when_the_parent_is_killed(
@@ -274,18 +344,18 @@ def test_tree_and_folder_go_when_the_parent_is_killed(
         """
         import sys
         from pathlib import Path
-        from optuna_arrl.objective.runner import Limits, SupervisedBox
+        from optuna_arrl.objective.boxes import Limits, SupervisedBox
 
         program, folder, trial_folder = sys.argv[1:]
         box = SupervisedBox(
             lambda fds: [sys.executable, "-I", "-S", "-c", program, *map(str, fds)],
             environment={},
             folder=Path(folder),
-            task={},
-            limits=Limits(start_seconds=60, run_seconds=60, memory_bytes=1 << 30),
-            orphaned=Path(trial_folder),
+            limits=Limits(start_seconds=60, memory_bytes=1 << 30, disk_bytes=1 << 30),
+            orphaned=(Path(trial_folder),),
         )
-        box.wait_until_ready()
+        box.hand_over({}, run_seconds=60)
+        box.wait_until_handed_over()
         sys.stdin.readline()
         """
     )

@@ -1,0 +1,370 @@
+"""Inside a box: gives up what edited code must not have, then becomes the box's command.
+
+    python -I -S _confine.py CONFIG COMMAND...
+
+CONFIG is one line of JSON: ``landlock`` (null, or the lists ``read``, ``names``, ``write`` and
+``devices`` of paths), ``unix_sockets``, ``file_bytes`` and ``processes``. This program is copied
+into the box and imports the standard library only. What it gives up cannot be taken back by the
+command or by anything that the command starts:
+
+- resource limits: no core dumps, the size of a file, processes (not counted for root);
+- capabilities, and the power to gain any by executing a file;
+- Landlock, where asked for: all files but the listed ones, signals to processes outside the box;
+- seccomp: system calls that reach out of the box (network and signals among them, whatever the
+  version of Landlock), or that no training script needs.
+
+When any of this fails the command does not run and the exit code is 98.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import os
+import platform
+import resource
+import struct
+import sys
+from typing import Any
+
+
+EXIT_NOT_CONFINED = 98
+
+_PR_CAPBSET_DROP = 24
+_PR_SET_NO_NEW_PRIVS = 38
+_PR_SET_SECCOMP = 22
+_SECCOMP_MODE_FILTER = 2
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def main(config: dict[str, Any], command: list[str]) -> None:
+    _set_limits(config["file_bytes"], config["processes"])
+    _drop_capabilities()
+    abi = 0
+    if config["landlock"] is not None:
+        abi = landlock_abi()
+        if not abi:
+            raise OSError(errno.ENOSYS, "this kernel has no Landlock")
+        _restrict_files(abi, **config["landlock"])
+    namespaces = config["landlock"] is None
+    _filter_system_calls(
+        unix_sockets=namespaces,
+        # Without a pid namespace and below ABI 6 a box could signal whatever its user may.
+        signals_to=None if namespaces or abi >= 6 else os.getpid(),
+    )
+    os.execv(command[0], command)
+
+
+def _set_limits(file_bytes: int, processes: int) -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    files = 4096 if hard == resource.RLIM_INFINITY else min(4096, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+    if processes:
+        resource.setrlimit(resource.RLIMIT_NPROC, (processes, processes))
+
+
+def _drop_capabilities() -> None:
+    # With an empty bounding set, root is an ordinary user once it has executed the command. From
+    # Linux 6.14 on CAP_PERFMON alone lets a process in Landlock read the environment of others.
+    for capability in range(64):
+        _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)  # EINVAL past the last one
+    _must(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
+
+
+# --- Landlock (linux/landlock.h) ---------------------------------------------------------------
+
+_LANDLOCK_CREATE_RULESET = 444
+_LANDLOCK_ADD_RULE = 445
+_LANDLOCK_RESTRICT_SELF = 446
+_EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
+_ALL_OF_ABI_1 = (1 << 13) - 1
+_REFER, _TRUNCATE, _IOCTL_DEV = 1 << 13, 1 << 14, 1 << 15
+_OF_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL_DEV
+_NET_TCP = 0b11  # bind and connect
+_SCOPE = 0b11  # abstract unix sockets, signals
+
+
+def landlock_abi() -> int:
+    """Version of the kernel's Landlock; 0 where there is none."""
+    version = _libc.syscall(_LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(1))
+    return max(0, int(version))
+
+
+def _restrict_files(
+    abi: int, *, read: list[str], names: list[str], write: list[str], devices: list[str]
+) -> None:
+    handled = _ALL_OF_ABI_1
+    handled |= _REFER if abi >= 2 else 0
+    handled |= _TRUNCATE if abi >= 3 else 0
+    handled |= _IOCTL_DEV if abi >= 5 else 0
+    fields = [handled]
+    if abi >= 4:
+        fields.append(_NET_TCP)
+    if abi >= 6:
+        fields.append(_SCOPE)
+    attributes = struct.pack(f"{len(fields)}Q", *fields)
+    ruleset = _must(
+        _libc.syscall(
+            _LANDLOCK_CREATE_RULESET,
+            ctypes.c_char_p(attributes),
+            ctypes.c_size_t(len(attributes)),
+            ctypes.c_uint32(0),
+        ),
+        "landlock_create_ruleset",
+    )
+    allowed = [
+        (read, _EXECUTE | _READ_FILE | _READ_DIR),
+        (names, _READ_DIR),
+        (write, handled & ~_IOCTL_DEV),
+        (devices, _READ_FILE | _WRITE_FILE | _READ_DIR | _IOCTL_DEV),
+    ]
+    for paths, access in allowed:
+        for path in paths:
+            _allow(ruleset, path, access & handled)
+    _must(
+        _libc.syscall(_LANDLOCK_RESTRICT_SELF, ruleset, ctypes.c_uint32(0)),
+        "landlock_restrict_self",
+    )
+    os.close(ruleset)
+
+
+def _allow(ruleset: int, path: str, access: int) -> None:
+    try:
+        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except FileNotFoundError:  # what is not there need not be allowed
+        return
+    if not os.path.isdir(path):
+        access &= _OF_FILES
+    rule = struct.pack("<Qi", access, fd)
+    _must(
+        _libc.syscall(
+            _LANDLOCK_ADD_RULE,
+            ruleset,
+            ctypes.c_int(1),
+            ctypes.c_char_p(rule),
+            ctypes.c_uint32(0),
+        ),
+        f"landlock_add_rule {path}",
+    )
+    os.close(fd)
+
+
+# --- seccomp (linux/seccomp.h, linux/filter.h) --------------------------------------------------
+
+# Audit architecture, then system call numbers: (x86_64, aarch64); None where it has no such call.
+_ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
+_DENIED = {
+    # other processes
+    "ptrace": (101, 117),
+    "process_vm_readv": (310, 270),
+    "process_vm_writev": (311, 271),
+    "process_madvise": (440, 440),
+    "pidfd_getfd": (438, 438),
+    "pidfd_send_signal": (424, 424),
+    "kcmp": (312, 272),
+    "setpriority": (141, 140),
+    "ioprio_set": (251, 30),
+    "sched_setparam": (142, 118),
+    "sched_setscheduler": (144, 119),
+    "sched_setattr": (314, 274),
+    "migrate_pages": (256, 238),
+    "move_pages": (279, 239),
+    # more cores than the trial was given
+    "sched_setaffinity": (203, 122),
+    # namespaces and mounts
+    "unshare": (272, 97),
+    "setns": (308, 268),
+    "chroot": (161, 51),
+    "mount": (165, 40),
+    "umount2": (166, 39),
+    "pivot_root": (155, 41),
+    "open_tree": (428, 428),
+    "move_mount": (429, 429),
+    "fsopen": (430, 430),
+    "fsconfig": (431, 431),
+    "fsmount": (432, 432),
+    "fspick": (433, 433),
+    "mount_setattr": (442, 442),
+    "open_by_handle_at": (304, 265),
+    "name_to_handle_at": (303, 264),
+    # memory that outlives a trial, or is shared with others by name
+    "shmget": (29, 194),
+    "shmat": (30, 196),
+    "semget": (64, 190),
+    "msgget": (68, 186),
+    "mq_open": (240, 180),
+    "add_key": (248, 217),
+    "request_key": (249, 218),
+    "keyctl": (250, 219),
+    # the kernel itself
+    "bpf": (321, 280),
+    "perf_event_open": (298, 241),
+    "userfaultfd": (323, 282),
+    "io_uring_setup": (425, 425),
+    "io_uring_enter": (426, 426),
+    "io_uring_register": (427, 427),
+    "init_module": (175, 105),
+    "finit_module": (313, 273),
+    "delete_module": (176, 106),
+    "kexec_load": (246, 104),
+    "kexec_file_load": (320, 294),
+    "reboot": (169, 142),
+    "swapon": (167, 224),
+    "swapoff": (168, 225),
+    "syslog": (103, 116),
+    "acct": (163, 89),
+    "quotactl": (179, 60),
+    "settimeofday": (164, 170),
+    "clock_settime": (227, 112),
+    "adjtimex": (159, 171),
+    "clock_adjtime": (305, 266),
+    "personality": (135, 92),
+}
+_SOCKET, _SOCKETPAIR = (41, 198), (53, 199)
+_CLONE, _CLONE3 = (56, 220), (435, 435)
+_PRLIMIT = (302, 261)
+_KILL, _TKILL, _TGKILL = (62, 129), (200, 130), (234, 131)
+
+_AF_UNIX, _SOCK_DGRAM, _SOCK_TYPE_MASK = 1, 2, 0xF
+# CLONE_NEWTIME to CLONE_NEWNET.
+_CLONE_NAMESPACES = 0x7E020080
+
+_LOAD, _AND, _IF_EQUAL, _IF_AT_LEAST, _IF_ANY_BIT, _RETURN = 0x20, 0x54, 0x15, 0x35, 0x45, 0x06
+_ALLOW, _KILL_PROCESS = 0x7FFF0000, 0x80000000
+_DENY = 0x00050000 | errno.EPERM
+_NO_SUCH_CALL = 0x00050000 | errno.ENOSYS
+_NUMBER, _ARCHITECTURE, _ARGUMENT = 0, 4, 16  # offsets in struct seccomp_data
+
+
+class _Program:
+    """A classic BPF program, put together forwards."""
+
+    def __init__(self) -> None:
+        self._code: list[bytes] = []
+
+    def add(self, code: int, k: int, if_true: int = 0, if_false: int = 0) -> None:
+        self._code.append(struct.pack("HBBI", code, if_true, if_false, k))
+
+    def on_call(self, number: int, *block: tuple[int, int, int, int]) -> None:
+        """Run a block, which must return on each path, for one system call."""
+        self.add(_IF_EQUAL, number, 0, len(block))
+        for code, k, if_true, if_false in block:
+            self.add(code, k, if_true, if_false)
+
+    def packed(self) -> bytes:
+        return b"".join(self._code)
+
+
+def system_call_filter(machine: str, *, unix_sockets: bool, signals_to: int | None) -> bytes:
+    """Build the seccomp program of a box.
+
+    Args:
+        machine:
+            As :func:`platform.machine` names it.
+        unix_sockets:
+            Allow ``socket(AF_UNIX)``: only where no socket of the machine is in view.
+        signals_to:
+            If given, signals may go to this process (and, by ``tgkill``, its threads) only.
+
+    Returns:
+        Packed ``struct sock_filter`` instructions.
+
+    Raises:
+        OSError: There are no system call numbers for this machine.
+    """
+    if machine not in _ARCHITECTURES:
+        raise OSError(errno.ENOSYS, f"no system call filter for {machine}")
+    audit, column = _ARCHITECTURES[machine]
+
+    def returning(value: int) -> tuple[int, int, int, int]:
+        return (_RETURN, value, 0, 0)
+
+    def argument(index: int) -> tuple[int, int, int, int]:
+        return (_LOAD, _ARGUMENT + 8 * index, 0, 0)
+
+    program = _Program()
+    program.add(_LOAD, _ARCHITECTURE)
+    program.add(_IF_EQUAL, audit, 1, 0)
+    program.add(_RETURN, _KILL_PROCESS)
+    program.add(_LOAD, _NUMBER)
+    if machine == "x86_64":  # the x32 calls have numbers of their own
+        program.add(_IF_AT_LEAST, 0x40000000, 0, 1)
+        program.add(_RETURN, _KILL_PROCESS)
+    for numbers in _DENIED.values():
+        program.on_call(numbers[column], returning(_DENY))
+    if unix_sockets:
+        program.on_call(
+            _SOCKET[column],
+            argument(0),
+            (_IF_EQUAL, _AF_UNIX, 1, 0),
+            returning(_DENY),
+            returning(_ALLOW),
+        )
+    else:
+        program.on_call(_SOCKET[column], returning(_DENY))
+        # A connected pair reaches nobody else, unless it is of datagrams: these take addresses.
+        program.on_call(
+            _SOCKETPAIR[column],
+            argument(1),
+            (_AND, _SOCK_TYPE_MASK, 0, 0),
+            (_IF_EQUAL, _SOCK_DGRAM, 0, 1),
+            returning(_DENY),
+            returning(_ALLOW),
+        )
+    program.on_call(
+        _CLONE[column],
+        argument(0),
+        (_IF_ANY_BIT, _CLONE_NAMESPACES, 0, 1),
+        returning(_DENY),
+        returning(_ALLOW),
+    )
+    # Its flags lie in memory, which a filter cannot read: the C library falls back to clone.
+    program.on_call(_CLONE3[column], returning(_NO_SUCH_CALL))
+    program.on_call(
+        _PRLIMIT[column],
+        argument(0),
+        (_IF_EQUAL, 0, 1, 0),
+        returning(_DENY),
+        returning(_ALLOW),
+    )
+    if signals_to is not None:
+        for number in (_KILL[column], _TGKILL[column]):
+            program.on_call(
+                number,
+                argument(0),
+                (_IF_EQUAL, signals_to, 1, 0),
+                returning(_DENY),
+                returning(_ALLOW),
+            )
+        program.on_call(_TKILL[column], returning(_DENY))
+    program.add(_RETURN, _ALLOW)
+    return program.packed()
+
+
+def _filter_system_calls(*, unix_sockets: bool, signals_to: int | None) -> None:
+    code = system_call_filter(platform.machine(), unix_sockets=unix_sockets, signals_to=signals_to)
+    buffer = ctypes.create_string_buffer(code, len(code))
+    program = struct.pack("HxxxxxxQ", len(code) // 8, ctypes.addressof(buffer))
+    _must(
+        _libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.c_char_p(program), 0, 0),
+        "seccomp",
+    )
+
+
+def _must(result: int, what: str) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+    return result
+
+
+if __name__ == "__main__":
+    try:
+        main(json.loads(sys.argv[1]), sys.argv[2:])
+    except (OSError, ValueError) as error:  # ValueError: a limit above the hard one
+        print(f"the box could not be confined: {error}", file=sys.stderr)
+        sys.exit(EXIT_NOT_CONFINED)
