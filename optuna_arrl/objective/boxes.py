@@ -243,6 +243,7 @@ class SupervisedBox:
         if self._is_closed:
             return
         self._is_closed = True
+        self._stop_looking = time.monotonic() + _GRACE_SECONDS
         self._tell({"stop": True})
         try:
             self.wait_until_ended()

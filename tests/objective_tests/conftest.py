@@ -1,95 +1,40 @@
-"""Tiny things that are real: a corpus of made-up words, scripts that train in a second."""
+"""A tiny prepared corpus, and boxes without torch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Iterator
 import contextlib
 import dataclasses
 from pathlib import Path
-import random
 import sys
 import textwrap
 from typing import Any
 
 import psutil
 import pytest
+from tiny import prepare_tiny
+from tiny import TINY
 
-from optuna_arrl.frozen_env.prepare import prepare
 from optuna_arrl.frozen_env.prepare import Prepared
 from optuna_arrl.frozen_env.profiles import Profile
-from optuna_arrl.frozen_env.profiles import PROFILES
+from optuna_arrl.objective import supply
 from optuna_arrl.objective.boxes import Limits
 from optuna_arrl.objective.boxes import SupervisedBox
 
 
-SEQ_LEN = 32
-TINY = dataclasses.replace(
-    PROFILES["cpu"],
-    vocab_size=300,
-    seq_len=SEQ_LEN,
-    budget_seconds=30.0,  # the scripts stop by themselves: a busy machine changes no outcome
-    save_margin=0.3,
-    max_epochs=1e9,
-    eval_tokens=1 << 20,  # the whole validation text
-    probe_positions=64,
-    threads=1,
-    score_seconds=60.0,
-)
-
-# A linear model of the token and of the mean of what came before it.
-HONEST = """
-import torch
-from torch import nn
-from torch.nn import functional as F
-from frozen_env import batches, budget_used, report, VOCAB_SIZE
-
-
-class Model(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.embedding = nn.Embedding(VOCAB_SIZE, 16)
-        self.head = nn.Linear(16, VOCAB_SIZE, bias=False)
-
-    def context(self, x):
-        return x.cumsum(1) / torch.arange(1, x.size(1) + 1)[None, :, None]
-
-    def forward(self, ids):
-        x = self.embedding(ids)
-        return self.head(x + self.context(x))
-
-
-def build_model():
-    return Model()
-
-
-def train(model):
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
-    for step, (inputs, targets) in zip(range(60), batches(8)):
-        if budget_used() >= 1:
-            break
-        loss = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        report(step, loss.item())
-"""
-
-
-def honest_but(old: str, new: str) -> str:
-    """The honest script with one thing changed."""
-    assert HONEST.count(old) == 1
-    return HONEST.replace(old, new)
+@pytest.fixture(autouse=True)
+def _nothing_started_ahead(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Start boxes when they are needed, unless a test is about those started ahead."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "started_ahead" not in request.keywords:
+            patch.setattr(supply, "start_lock", lambda cores: None)
+        yield
 
 
 @pytest.fixture(scope="session")
 def tiny_prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    rng = random.Random(0)
-    words = ["".join(rng.choices("abdeghiklmnoprstuy", k=rng.randint(2, 7))) for _ in range(300)]
-    folder = tmp_path_factory.mktemp("corpus")
-    for number in range(32):
-        text = " ".join(rng.choices(words, weights=range(1, 301), k=400))
-        (folder / f"{number:02}.txt").write_text(text, encoding="utf-8")
-    return prepare(TINY, corpus=folder, cache=tmp_path_factory.mktemp("prepared"))
+    return prepare_tiny(tmp_path_factory.mktemp("corpus"), tmp_path_factory.mktemp("prepared"))
 
 
 @pytest.fixture

@@ -6,13 +6,11 @@ import json
 import math
 import os
 from pathlib import Path
+import shutil
 import tempfile
 import threading
 from typing import Any
 
-from conftest import HONEST
-from conftest import honest_but
-from conftest import SEQ_LEN
 from hypothesis import given
 from hypothesis import strategies as st
 import numpy as np
@@ -20,6 +18,9 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 from safetensors.torch import save_file
+from tiny import HONEST
+from tiny import honest_but
+from tiny import SEQ_LEN
 import torch
 
 from optuna_arrl.frozen_env.prepare import Prepared
@@ -70,14 +71,14 @@ def bits_per_byte_by_hand(prepared: Prepared, weights: dict[str, torch.Tensor]) 
 
 
 def test_score_of_an_honest_script_is_that_of_the_weights_it_left(
-    tiny_prepared: Prepared, tmp_path: Path, trial_folders: Path
+    tiny_prepared: Prepared,
+    tmp_path: Path,
+    trial_folders: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     kept = tmp_path / "kept.safetensors"
-    source = HONEST + (
-        "    from safetensors.torch import save_file\n"
-        f"    save_file(model.state_dict(), {str(kept)!r})\n"
-        "    print('val_bpb: 0.1')\n"
-    )
+    monkeypatch.setattr(runner_module, "check_finite", lambda path: shutil.copyfile(path, kept))
+    source = HONEST + "    print('val_bpb: 0.1')\n"
     measurement = TrialRunner(tiny_prepared).run(source, seed=3)
     expected = bits_per_byte_by_hand(tiny_prepared, load_file(kept))
     assert measurement.outcome is Outcome.COMPLETE
@@ -85,7 +86,8 @@ def test_score_of_an_honest_script_is_that_of_the_weights_it_left(
     assert measurement.reason == ""
     assert b"val_bpb: 0.1" in measurement.log
     assert measurement.leak is not None and measurement.leak["changed"] == 0
-    assert measurement.isolated is False
+    assert measurement.sandbox in ("bubblewrap", "landlock")
+    assert measurement.isolated is True
     assert measurement.peak_memory_bytes > 50 << 20
     parts = {"start", "train", "save", "score_start", "score", "probe_start", "probe"}
     assert set(measurement.seconds) == parts | {"total"}

@@ -10,7 +10,12 @@ from optuna_arrl.objective.sandbox import PlainProcess
 from optuna_arrl.objective.sandbox import Sandbox
 
 
-BOX = Box(view=Path("/t/view"), scratch=Path("/t/scratch"), readable=(Path("/data"),))
+BOX = Box(
+    view=Path("/t/view"),
+    inbox=Path("/t/inbox"),
+    scratch=Path("/t/scratch"),
+    readable=(Path("/data"),),
+)
 
 
 def test_environment_is_made_from_an_allow_list(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,6 +32,7 @@ def test_environment_is_made_from_an_allow_list(monkeypatch: pytest.MonkeyPatch)
     assert {name: environment[name] for name in environment.keys() - ours} == {
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "LANG": "C.UTF-8",
+        "USER": "box",
         "HOME": "/t/scratch",
         "TMPDIR": "/t/scratch",
         "PYTHONDONTWRITEBYTECODE": "1",
