@@ -59,7 +59,7 @@ def bits_per_byte_by_hand(prepared: Prepared, weights: dict[str, torch.Tensor]) 
     embedding = weights["embedding.weight"].double().numpy()
     head = weights["head.weight"].double().numpy()
     bits = n_bytes = 0.0
-    for start in range(0, len(tokens) - SEQ_LEN, SEQ_LEN):
+    for start in range(0, len(tokens) - SEQ_LEN, SEQ_LEN + 1):
         window, targets = tokens[start : start + SEQ_LEN], tokens[start + 1 : start + SEQ_LEN + 1]
         for position, target in enumerate(targets):
             x = embedding[window[: position + 1]]
