@@ -51,6 +51,7 @@ def study_options(command: _Command) -> _Command:
         "--study",
         "study_name",
         metavar="NAME",
+        callback=_not_empty,
         help="Name of the study; not needed while the storage holds one only.",
     )(command)
     return click.option(
@@ -61,6 +62,12 @@ def study_options(command: _Command) -> _Command:
         show_default=True,
         help="Where studies live: a database URL, or a journal file (NAME.log).",
     )(command)
+
+
+def _not_empty(_: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not value.strip():
+        raise BadInput(f"{parameter.opts[0]} needs a name.")
+    return value
 
 
 def open_storage(url: str, *, create: bool) -> BaseStorage:

@@ -97,15 +97,28 @@ def _memory(profile: Profile) -> _Finding:
 
 
 def _box() -> _Finding:
-    from optuna_arrl.objective.sandbox import PlainProcess
+    from optuna_arrl.frozen_env.corpus import embedded_corpus_file
+    from optuna_arrl.objective.sandbox import choose_sandbox
+    from optuna_arrl.objective.sandbox import SANDBOXES
+    from optuna_arrl.objective.sandbox import SandboxUnavailable
 
-    assert not PlainProcess.isolated
-    return _Finding(
-        True,
-        "box",
-        "clean environment, fresh folders, limits; no sandbox",
-        "Edits may do what you may: search only scripts that you would run yourself.",
-    )
+    holds, faults = [], []
+    for name in SANDBOXES[1:-1]:
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                choose_sandbox(name, secrets=(embedded_corpus_file(),), readable=Path(folder))
+            holds.append(name)
+        except SandboxUnavailable as error:
+            faults.append(error.fault)
+    if not holds:
+        return _Finding(
+            False,
+            "box",
+            f"no sandbox holds here: {'; '.join(faults)}",
+            "Install bubblewrap, or run `arrl run --sandbox none` on scripts that you trust.",
+        )
+    text = f"{holds[0]} keeps edits from the network and from your files"
+    return _Finding(True, "box", text + (f" (not {'; '.join(faults)})" if faults else ""))
 
 
 def _corpus(profile: Profile) -> _Finding:

@@ -87,6 +87,13 @@ finished; the same command goes on. Two runs on one storage share a study.
     help="Search the literal NAME too; may be given more than once.",
 )
 @click.option(
+    "--sandbox",
+    type=click.Choice(["auto", "bubblewrap", "landlock", "none"]),
+    default="auto",
+    show_default=True,
+    help="What keeps edits from the machine; none is for scripts that you would run yourself.",
+)
+@click.option(
     "--sampler",
     "sampler_name",
     type=click.Choice(_SAMPLERS),
@@ -111,6 +118,7 @@ def run(
     profile: str | None,
     corpus: Path | None,
     activate: tuple[str, ...],
+    sandbox: str,
     sampler_name: str,
     seed: int | None,
     storage_url: str,
@@ -128,6 +136,7 @@ def run(
     if trials is not None and until is not None:
         raise BadInput("Give --trials or --until, not both.")
     console = Console()
+    objective: TrainScriptObjective | None = None
     progress: TrialProgress | None = None
     interrupted = False
     fault = None
@@ -135,7 +144,12 @@ def run(
         _tone_down()
         _check_packages(sampler_name)
         objective = make_objective(
-            target, profile=profile, budget_seconds=budget, activate=activate, corpus=corpus
+            target,
+            profile=profile,
+            budget_seconds=budget,
+            activate=activate,
+            corpus=corpus,
+            sandbox=sandbox,
         )
         if study_name is None:
             study_name = "arrl" if target is None else target.stem
@@ -148,7 +162,9 @@ def run(
         fault = _optimize(console, study, objective, progress, trials=trials, until=until)
     except KeyboardInterrupt:
         interrupted = True
-    if progress is not None:
+    if objective is not None:
+        objective.close()
+    if progress is not None and objective is not None:
         if progress.ran:
             _learn(console, study)
         _summarise(console, study, objective, storage_url)
@@ -207,6 +223,7 @@ def make_objective(
     budget_seconds: float | None,
     activate: tuple[str, ...],
     corpus: Path | None,
+    sandbox: str,
 ) -> TrainScriptObjective:
     """Return the objective for a target; what a user can get wrong about it is `BadInput`."""
     from optuna_arrl.objective.objective import TrainScriptObjective
@@ -218,6 +235,7 @@ def make_objective(
             budget_seconds=budget_seconds,
             activate=activate,
             corpus=corpus,
+            sandbox=sandbox,
         )
     if not objective.script.active:
         raise BadInput(
@@ -277,8 +295,9 @@ def _study_of(storage_url: str, objective: TrainScriptObjective) -> str | None:
 def _enqueue_baseline(objective: TrainScriptObjective, study: Study) -> None:
     from optuna_arrl.frozen_env.corpus import CorpusError
     from optuna_arrl.objective.manifest import ManifestMismatch
+    from optuna_arrl.objective.sandbox import SandboxUnavailable
 
-    with bad_input(CorpusError, ManifestMismatch, OSError):
+    with bad_input(CorpusError, ManifestMismatch, SandboxUnavailable, OSError):
         objective.enqueue_baseline(study)
 
 

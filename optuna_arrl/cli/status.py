@@ -50,6 +50,7 @@ def _lines(study: Study) -> list[tuple[str, str]]:
     from optuna_arrl.policy_store import study_key
     from optuna_arrl.trajectory import POLICY_VERSION_KEY
     from optuna_arrl.trajectory import SAMPLER_SEED_KEY
+    from optuna_arrl.trajectory import SANDBOX_KEY
     from optuna_arrl.trajectory import STOPPED_KEY
 
     trials = study.get_trials(deepcopy=False)
@@ -76,6 +77,9 @@ def _lines(study: Study) -> list[tuple[str, str]]:
         lines.append(("policy", "none yet"))
     else:
         lines.append(("policy", "none: another sampler chose"))
+    if boxes := Counter(b for t in trials if (b := t.user_attrs.get(SANDBOX_KEY)) is not None):
+        named = ", ".join(f"{count} in {name}" for name, count in boxes.most_common())
+        lines.append(("boxes", named + (" (not isolated)" if "none" in boxes else "")))
     seconds = [t.duration.total_seconds() for t in finished if t.duration is not None]
     if seconds:
         median = duration(statistics.median(seconds))

@@ -264,10 +264,11 @@ class _Supervision:
         )
         for fd in (*self._config["box_fds"], log_write):
             os.close(fd)
-        self._take_orders()
 
     def _watch(self) -> str:
         """Wait until something ends the box, and return the reason: one word."""
+        if reason := self._take_orders():  # that came with the configuration
+            return reason
         while True:
             now = time.monotonic()
             if now >= self._limit:

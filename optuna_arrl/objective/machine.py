@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import glob
 import hashlib
 import os
@@ -13,10 +14,17 @@ import sys
 from typing import Any
 
 
-__all__ = ["default_profile", "device_model", "has_nvidia", "worker_is_gone", "worker_record"]
+__all__ = [
+    "cuda_device_files",
+    "default_profile",
+    "device_model",
+    "has_nvidia",
+    "worker_is_gone",
+    "worker_record",
+]
 
-# Asks the driver for the name of the first device that CUDA_VISIBLE_DEVICES leaves. In a process
-# of its own: a process that has called cuInit must not fork CUDA users afterwards.
+# Asks the driver for name and PCI address of the first device that CUDA_VISIBLE_DEVICES leaves. In
+# a process of its own: a process that has called cuInit must not fork CUDA users afterwards.
 _ASK_DRIVER = """
 import ctypes
 cuda = ctypes.CDLL("libcuda.so.1")
@@ -24,7 +32,12 @@ device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
 failed = cuda.cuInit(0) or cuda.cuDeviceGet(ctypes.byref(device), 0)
 if not (failed or cuda.cuDeviceGetName(name, 256, device)):
     print(name.value.decode())
+    address = ctypes.create_string_buffer(64)
+    if not cuda.cuDeviceGetPCIBusId(address, 64, device):
+        print(address.value.decode())
 """
+# Besides the device's own file.
+_SHARED_DEVICE_FILES = ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-modeset", "dxg")
 
 
 def default_profile() -> str:
@@ -104,14 +117,41 @@ def _cpu_model() -> str:
     return platform.processor() or platform.machine() or "unknown"
 
 
+@functools.cache
+def cuda_device_files() -> tuple[tuple[str, ...], bool]:
+    """Return the device files that the first CUDA device of this process needs.
+
+    Returns:
+        The files, and whether they are of this device only: then it is number 0 to whoever has no
+        others. Where the driver does not say which file is whose, all devices' files.
+    """
+    shared = [f"/dev/{name}" for name in _SHARED_DEVICE_FILES]
+    shared += sorted(glob.glob("/dev/nvidia-caps/*"))
+    own = glob.glob("/dev/nvidia[0-9]*")
+    one = False
+    driver = _ask_driver()
+    if len(driver) > 1 and "MIG" not in os.environ.get("CUDA_VISIBLE_DEVICES", ""):
+        facts = _read(f"/proc/driver/nvidia/gpus/{driver[1].lower()}/information")
+        minor = next(
+            (line.split(":")[1].strip() for line in facts.splitlines() if "Minor" in line), None
+        )
+        if minor is not None and os.path.exists(f"/dev/nvidia{minor}"):
+            own, one = [f"/dev/nvidia{minor}"], True
+    return tuple(path for path in [*shared, *own] if os.path.exists(path)), one
+
+
 def _gpu_model() -> str:
+    return (_ask_driver() or ["unknown"])[0]
+
+
+def _ask_driver() -> list[str]:
     try:
         answer = subprocess.run(
             [sys.executable, "-I", "-c", _ASK_DRIVER], capture_output=True, text=True, timeout=60
         )
     except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return answer.stdout.strip() or "unknown"
+        return []
+    return answer.stdout.split("\n")[:-1]
 
 
 def _read(path: str) -> str:

@@ -205,8 +205,8 @@ class TrainScriptObjective:
             )
         if budget_seconds is None:
             budget_seconds = self._profile.budget_seconds
-        if not 0 < budget_seconds < math.inf:
-            raise ValueError(f"`budget_seconds` must be positive, but got {budget_seconds}.")
+        if not 1 <= budget_seconds < math.inf:
+            raise ValueError(f"`budget_seconds` must be 1 or more, but got {budget_seconds}.")
         self._profile = replace(self._profile, budget_seconds=float(budget_seconds))
         self.target = Path(target) if target is not None else _DEFAULT_TARGET
         self.script = Script(_read_target(self.target), activate=activate)

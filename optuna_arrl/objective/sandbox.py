@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 import functools
-import glob
 import importlib.util
 import json
 import os
@@ -27,6 +26,8 @@ import tempfile
 from typing import Any
 from typing import ClassVar
 from typing import Protocol
+
+from optuna_arrl.objective.machine import cuda_device_files
 
 
 __all__ = [
@@ -79,7 +80,15 @@ _SELF_TEST_SECONDS = 60.0
 
 
 class SandboxUnavailable(RuntimeError):
-    """No sandbox holds on this machine, or not the one that was asked for."""
+    """No sandbox holds on this machine, or not the one that was asked for.
+
+    Attributes:
+        fault: What is wrong with each that was tried, in a clause.
+    """
+
+    def __init__(self, message: str, fault: str = "") -> None:
+        super().__init__(message)
+        self.fault = fault
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,13 +179,16 @@ class Bubblewrap:
         line += ["--proc", "/proc", "--dev", "/dev"]
         for size, path in ((_SHARED_MEMORY_BYTES, "/dev/shm"), (_TEMPORARY_BYTES, "/tmp")):
             line += ["--size", str(size), "--tmpfs", path]
-        for device in _cuda_devices() if box.cuda else ():
+        for device in cuda_device_files()[0] if box.cuda else ():
             line += ["--dev-bind-try", device, device]
-        readable = [*_interpreter(), *map(str, box.readable)]
+        readable = [*_interpreter(), *_libraries(box), *map(str, box.readable)]
         for path in readable:
             line += ["--ro-bind", path, path]
         for hidden in _within(_hidden(box), [*_SYSTEM, *readable]):
-            line += ["--tmpfs", hidden, "--remount-ro", hidden]
+            if os.path.isdir(hidden):
+                line += ["--tmpfs", hidden, "--remount-ro", hidden]
+            else:
+                line += ["--ro-bind-try", "/dev/null", hidden]
         for folder in (box.view, box.inbox):
             line += ["--ro-bind", str(folder), str(folder)]
         line += ["--bind", str(box.scratch), str(box.scratch), "--chdir", str(box.scratch)]
@@ -195,13 +207,14 @@ class Landlock:
     signal_codes: ClassVar[bool] = False
 
     def command(self, box: Box, command: Sequence[str]) -> list[str]:
-        readable = [*_SYSTEM, *_interpreter(), *map(str, (*box.readable, box.view, box.inbox))]
+        folders = (*box.readable, box.view, box.inbox)
+        readable = [*_SYSTEM, *_interpreter(), *_libraries(box), *map(str, folders)]
         read, names = _without(_hidden(box), readable)
         rules = {
             "read": [*read, *_SYSTEM_FILES, "/proc", *(("/sys",) if box.cuda else ())],
             "names": names,
             "write": [str(box.scratch)],
-            "devices": [*_DEVICES, *(_cuda_devices() if box.cuda else ())],
+            "devices": [*_DEVICES, *(cuda_device_files()[0] if box.cuda else ())],
         }
         return _confined(box, command, landlock=rules)
 
@@ -248,7 +261,8 @@ def choose_sandbox(name: str, *, secrets: Sequence[Path], readable: Path) -> San
     raise SandboxUnavailable(
         f"No sandbox holds on this machine ({said}): install bubblewrap (`apt install "
         "bubblewrap`), or take a kernel with Landlock (5.13 or newer), or choose sandbox 'none' "
-        "for scripts that you would run yourself."
+        "for scripts that you would run yourself.",
+        said,
     )
 
 
@@ -385,7 +399,10 @@ def box_environment(
         environment["ARRL_DATA"] = str(data)
     if threads:
         environment |= dict.fromkeys(_THREAD_VARIABLES, str(threads))
-    return environment | {name: os.environ[name] for name in _INHERITED if name in os.environ}
+    environment |= {name: os.environ[name] for name in _INHERITED if name in os.environ}
+    if box.cuda and cuda_device_files()[1]:
+        environment["CUDA_VISIBLE_DEVICES"] = "0"  # the only one whose file is there
+    return environment
 
 
 def _confined(
@@ -423,6 +440,13 @@ def _interpreter() -> list[str]:
         if not _lies_in(path, covered):
             covered.append(path)
     return covered[len(_SYSTEM) :]
+
+
+def _libraries(box: Box) -> list[str]:
+    """Folders that the CUDA driver may lie in, besides those of the system."""
+    paths = os.environ.get("LD_LIBRARY_PATH", "").split(":") if box.cuda else []
+    paths += ["/usr/lib/wsl"] if box.cuda else []
+    return [path for path in paths if os.path.isabs(path) and os.path.isdir(path)]
 
 
 def _hidden(box: Box) -> list[str]:
@@ -463,10 +487,3 @@ def _without(hidden: Sequence[str], readable: Sequence[str]) -> tuple[list[str],
         read += inner[0]
         names += inner[1]
     return read, names
-
-
-def _cuda_devices() -> list[str]:
-    """Device files that the CUDA driver needs."""
-    shared = ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-modeset", "dxg")
-    nodes = [f"/dev/{name}" for name in shared] + glob.glob("/dev/nvidia-caps/*")
-    return [node for node in [*nodes, *glob.glob("/dev/nvidia[0-9]*")] if os.path.exists(node)]

@@ -53,6 +53,9 @@ class FakeObjective:
     manifest: dict[str, Any] = field(default_factory=lambda: {"profile": {"repeat_noise": 1e-3}})
     script: Script = field(default_factory=lambda: Script(SOURCE))
 
+    def close(self) -> None:
+        pass
+
     def enqueue_baseline(self, study: optuna.Study) -> None:
         check_manifest(study, self.manifest)
         if study.get_trials(deepcopy=False):

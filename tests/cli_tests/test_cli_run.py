@@ -275,7 +275,7 @@ def test_study_made_under_other_conditions_is_refused(arrl: Arrl, fake: FakeObje
         (["--until", 0], "0 is not in the range"),
         (["--trials", 1, "--until", 1], "Give --trials or --until, not both."),
         (["--budget", 0], "0.0 is not in the range"),
-        (["--budget", "inf"], "`budget_seconds` must be positive"),
+        (["--budget", "inf"], "`budget_seconds` must be 1 or more"),
         (["--seed", -1], "-1 is not in the range"),
         (["--sampler", "magic"], "'magic' is not one of"),
         (["--profile", "tpu"], "'tpu' is not one of"),

@@ -1,13 +1,24 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
+import shutil
+import struct
+import sys
 
 import pytest
 
+from optuna_arrl.objective import _confine
+from optuna_arrl.objective import sandbox as sandbox_module
 from optuna_arrl.objective.sandbox import Box
 from optuna_arrl.objective.sandbox import box_environment
+from optuna_arrl.objective.sandbox import Bubblewrap
+from optuna_arrl.objective.sandbox import choose_sandbox
+from optuna_arrl.objective.sandbox import Landlock
 from optuna_arrl.objective.sandbox import PlainProcess
 from optuna_arrl.objective.sandbox import Sandbox
+from optuna_arrl.objective.sandbox import SandboxUnavailable
+from optuna_arrl.objective.sandbox import self_test
 
 
 BOX = Box(
@@ -54,3 +65,178 @@ def test_plain_process_says_that_it_isolates_nothing() -> None:
     sandbox: Sandbox = PlainProcess()
     assert (sandbox.name, sandbox.isolated) == ("none", False)
     assert sandbox.command(BOX, ("python", "x.py")) == ["python", "x.py"]
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    (tmp_path / "val.bin").write_bytes(b"secret")
+    return tmp_path / "val.bin"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    (tmp_path / "data").mkdir()
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize("name", ["bubblewrap", "landlock"])
+def test_sandbox_that_holds_is_chosen_by_name(name: str, secret: Path, data: Path) -> None:
+    try:
+        sandbox = choose_sandbox(name, secrets=(secret,), readable=data)
+    except SandboxUnavailable as error:
+        pytest.skip(f"this machine has no box of this kind: {error.fault}")
+    assert (sandbox.name, sandbox.isolated) == (name, True)
+
+
+def test_self_test_names_everything_that_it_could_do(secret: Path, data: Path) -> None:
+    fault = self_test(PlainProcess(), secrets=(secret,), readable=data)
+    assert fault is not None
+    assert f"it reads {secret}" in fault
+    assert "it opens a socket" in fault
+    assert "it writes to" in fault
+    assert f"it reads /proc/{os.getpid()}/environ" in fault
+
+
+@pytest.mark.parametrize("kind", [Bubblewrap, Landlock])
+def test_self_test_finds_a_secret_that_lies_in_what_may_be_read(
+    kind: type[Sandbox], secret: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = data / "inner"
+    inner.mkdir()
+    hidden = inner / "val.bin"
+    hidden.write_bytes(b"secret")
+    (data / "train.bin").write_bytes(b"seen")
+    if (fault := self_test(kind(), secrets=(), readable=data)) is not None:
+        pytest.skip(f"this machine has no box of this kind: {fault}")
+    assert self_test(kind(), secrets=(hidden,), readable=data) is None
+    # Were it not hidden, it could be read there.
+    monkeypatch.setattr(sandbox_module, "_hidden", lambda box: [])
+    assert self_test(kind(), secrets=(hidden,), readable=data) == f"it reads {hidden}"
+
+
+def test_auto_takes_the_next_when_the_first_does_not_hold(
+    secret: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults: dict[type[Sandbox], str | None] = {Bubblewrap: "no user namespaces", Landlock: None}
+    monkeypatch.setattr(sandbox_module, "_tested", lambda box, *_: faults[type(box)])
+    assert choose_sandbox("auto", secrets=(secret,), readable=data).name == "landlock"
+    with pytest.raises(SandboxUnavailable, match="bubblewrap: no user namespaces"):
+        choose_sandbox("bubblewrap", secrets=(secret,), readable=data)
+    faults[Landlock] = "this kernel has no Landlock"
+    with pytest.raises(SandboxUnavailable, match=r"no Landlock\): install bubblewrap"):
+        choose_sandbox("auto", secrets=(secret,), readable=data)
+    assert choose_sandbox("none", secrets=(secret,), readable=data).name == "none"
+
+
+def test_missing_bubblewrap_is_said(
+    secret: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    sandbox_module._bwrap.cache_clear()
+    assert self_test(Bubblewrap(), secrets=(secret,), readable=data) == "bwrap is not installed"
+    sandbox_module._bwrap.cache_clear()
+
+
+@pytest.mark.parametrize("system", ["darwin", "win32"])
+def test_other_systems_are_refused_with_a_way_to_go_on(
+    secret: Path, data: Path, monkeypatch: pytest.MonkeyPatch, system: str
+) -> None:
+    monkeypatch.setattr(sys, "platform", system)
+    with pytest.raises(SandboxUnavailable, match="a Linux container or, on Windows, WSL 2"):
+        choose_sandbox("none", secrets=(secret,), readable=data)
+
+
+def test_unknown_sandbox_is_refused(secret: Path, data: Path) -> None:
+    with pytest.raises(
+        ValueError, match="one of auto, bubblewrap, landlock, none, but got 'jail'"
+    ):
+        choose_sandbox("jail", secrets=(secret,), readable=data)
+
+
+def test_hidden_folders_are_cut_out_of_readable_ones(tmp_path: Path) -> None:
+    for name in ("site/ours/data", "site/torch", "site/other"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "site" / "one.py").touch()
+    (tmp_path / "site" / "link").symlink_to(tmp_path / "elsewhere")
+    read, names = sandbox_module._without(
+        [str(tmp_path / "site" / "ours")], [str(tmp_path / "site")]
+    )
+    assert sorted(read) == [str(tmp_path / "site" / n) for n in ("one.py", "other", "torch")]
+    assert names == [str(tmp_path / "site")]
+
+
+def verdict(program: bytes, architecture: int, number: int, *arguments: int) -> int:
+    """Run a classic BPF program on a system call, as the kernel would."""
+    data = struct.pack("<IIQ6Q", number, architecture, 0, *arguments, *[0] * (6 - len(arguments)))
+    code = list(struct.iter_unpack("HBBI", program))
+    accumulator = at = 0
+    while True:
+        operation, if_true, if_false, k = code[at]
+        at += 1
+        match operation:
+            case 0x20:
+                (accumulator,) = struct.unpack_from("<I", data, k)
+            case 0x54:
+                accumulator &= k
+            case 0x15:
+                at += if_true if accumulator == k else if_false
+            case 0x35:
+                at += if_true if accumulator >= k else if_false
+            case 0x45:
+                at += if_true if accumulator & k else if_false
+            case 0x06:
+                return k
+            case _:
+                raise AssertionError(operation)
+
+
+ALLOW, KILL = 0x7FFF0000, 0x80000000
+EPERM, ENOSYS = 0x00050001, 0x00050026
+X86, ARM = 0xC000003E, 0xC00000B7
+
+
+@pytest.mark.parametrize(("machine", "arch", "column"), [("x86_64", X86, 0), ("aarch64", ARM, 1)])
+@pytest.mark.parametrize("unix_sockets", [True, False])
+def test_filter_denies_what_reaches_out_and_allows_the_rest(
+    machine: str, arch: int, column: int, unix_sockets: bool
+) -> None:
+    program = _confine.system_call_filter(machine, unix_sockets=unix_sockets, signals_to=None)
+    for numbers in _confine._DENIED.values():
+        assert verdict(program, arch, numbers[column]) == EPERM
+    socket, pair, clone = (x[column] for x in (_confine._SOCKET, (53, 199), _confine._CLONE))
+    af_unix, af_inet, stream, datagram = 1, 2, 1 | 0o2000000, 2 | 0o2000000
+    assert verdict(program, arch, socket, af_inet, stream) == EPERM
+    assert verdict(program, arch, socket, af_unix, stream) == (ALLOW if unix_sockets else EPERM)
+    assert verdict(program, arch, pair, af_unix, stream) == ALLOW
+    expected = ALLOW if unix_sockets else EPERM
+    assert verdict(program, arch, pair, af_unix, datagram) == expected
+    sigchld, new_user = 17, 0x10000000
+    assert verdict(program, arch, clone, sigchld) == ALLOW
+    assert verdict(program, arch, clone, sigchld | new_user) == EPERM
+    assert verdict(program, arch, 435) == ENOSYS  # clone3
+    prlimit = _confine._PRLIMIT[column]
+    assert verdict(program, arch, prlimit, 0) == ALLOW
+    assert verdict(program, arch, prlimit, 4711) == EPERM
+    read, kill = {"x86_64": (0, 62), "aarch64": (63, 129)}[machine]
+    assert verdict(program, arch, read) == ALLOW
+    assert verdict(program, arch, kill, 4711, 9) == ALLOW
+    assert verdict(program, X86 ^ ARM, read) == KILL
+
+
+def test_filter_can_keep_signals_to_oneself() -> None:
+    program = _confine.system_call_filter("x86_64", unix_sockets=False, signals_to=77)
+    kill, tkill, tgkill = 62, 200, 234
+    assert verdict(program, X86, kill, 77, 6) == ALLOW
+    assert verdict(program, X86, tgkill, 77, 78) == ALLOW
+    for number in (kill, tgkill, tkill):
+        assert verdict(program, X86, number, 4711, 9) == EPERM
+
+
+def test_x32_calls_end_the_process() -> None:
+    program = _confine.system_call_filter("x86_64", unix_sockets=False, signals_to=None)
+    assert verdict(program, X86, 0x40000000 | 41, 2) == KILL
+
+
+def test_machine_without_numbers_is_refused() -> None:
+    with pytest.raises(OSError, match="no system call filter for riscv64"):
+        _confine.system_call_filter("riscv64", unix_sockets=False, signals_to=None)

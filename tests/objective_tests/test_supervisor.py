@@ -287,6 +287,11 @@ def test_box_waits_for_its_task_and_its_budget_begins_then(start_box: StartBox) 
     assert report.deadline - report.start == pytest.approx(50.0)
 
 
+def test_box_that_is_stopped_at_once_never_runs(start_box: StartBox, tmp_path: Path) -> None:
+    start_box("open('ran', 'w')", hand_over=False).end()
+    assert not (tmp_path / "ran").exists()
+
+
 def test_box_that_ended_while_it_waited_is_not_ready(start_box: StartBox) -> None:
     with start_box("", hand_over=False) as box:
         assert box.is_ready(wait=True)
