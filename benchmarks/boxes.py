@@ -8,8 +8,9 @@ scoring: seconds that the score and the probe of a trained model take in their b
 moment each has its task, against loading and scoring the same model in one plain process with
 the profile's number of threads, without the start of that process.
 
-overhead: wall seconds of trials in a row less their training and less what scoring took where every
-box was started when it was needed; so work that is only moved elsewhere is not counted as saved.
+overhead: wall seconds of trials in a row less their training and less what scoring took where
+every box was started when it was needed; so work that is only moved elsewhere is not counted as
+saved.
 
 throughput: training steps in the box against a plain process. Both train at the same time, each on
 a core of its own, and change cores from pair to pair, so that they meet one and the same machine.
