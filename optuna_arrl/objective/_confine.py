@@ -10,8 +10,8 @@ command or by anything that the command starts:
 - resource limits: no core dumps, the size of a file, processes (not counted for root);
 - capabilities, and the power to gain any by executing a file;
 - Landlock, where asked for: all files but the listed ones, signals to processes outside the box;
-- seccomp: system calls that reach out of the box (network and signals among them, whatever the
-  version of Landlock), or that no training script needs.
+- seccomp: system calls that reach out of the box, or that no training script needs; with Landlock
+  also what its version leaves open: network, modes and times of files, truncation, signals.
 
 When any of this fails the command does not run and the exit code is 98.
 """
@@ -48,12 +48,8 @@ def main(config: dict[str, Any], command: list[str]) -> None:
         if not abi:
             raise OSError(errno.ENOSYS, "this kernel has no Landlock")
         _restrict_files(abi, **config["landlock"])
-    namespaces = config["landlock"] is None
-    _filter_system_calls(
-        unix_sockets=namespaces,
-        # Without a pid namespace and below ABI 6 a box could signal whatever its user may.
-        signals_to=None if namespaces or abi >= 6 else os.getpid(),
-    )
+    code = system_call_filter(platform.machine(), landlock_abi=abi or None, pid=os.getpid())
+    _filter_system_calls(code)
     os.execv(command[0], command)
 
 
@@ -224,12 +220,49 @@ _DENIED = {
     "clock_adjtime": (305, 266),
     "personality": (135, 92),
 }
+# Landlock asks for no right to do these to any file of one's own. They are made to seem to work:
+# libraries that copy files do them in passing.
+_WITHOUT_EFFECT = {
+    "chmod": (90, None),
+    "fchmod": (91, 52),
+    "fchmodat": (268, 53),
+    "fchmodat2": (452, 452),
+    "utime": (132, None),
+    "utimes": (235, None),
+    "futimesat": (261, None),
+    "utimensat": (280, 88),
+}
+# Nor for these, which nobody needs.
+_DENIED_WITH_LANDLOCK = {
+    "socket": (41, 198),
+    "chown": (92, None),
+    "fchown": (93, 55),
+    "lchown": (94, None),
+    "fchownat": (260, 54),
+    "setxattr": (188, 5),
+    "lsetxattr": (189, 6),
+    "fsetxattr": (190, 7),
+    "setxattrat": (463, 463),
+    "removexattr": (197, 14),
+    "lremovexattr": (198, 15),
+    "fremovexattr": (199, 16),
+    "removexattrat": (466, 466),
+    "file_setattr": (469, 469),
+    "inotify_add_watch": (254, 27),
+    "fanotify_init": (300, 262),
+}
 _SOCKET, _SOCKETPAIR = (41, 198), (53, 199)
 _CLONE, _CLONE3 = (56, 220), (435, 435)
 _PRLIMIT = (302, 261)
 _KILL, _TKILL, _TGKILL = (62, 129), (200, 130), (234, 131)
+_TRUNCATE_FILE = (76, 45)
+_OPEN, _OPENAT, _OPENAT2 = (2, None), (257, 56), (437, 437)
+_FCNTL, _IOCTL = (72, 25), (16, 29)
 
 _AF_UNIX, _SOCK_DGRAM, _SOCK_TYPE_MASK = 1, 2, 0xF
+_O_ACCMODE, _O_TRUNC = 0o3, 0o1000
+_SIGNAL_OWNERS = (8, 15)  # F_SETOWN, F_SETOWN_EX
+_FILE_FLAGS = (0x40086602, 0x401C5820)  # FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR
 # CLONE_NEWTIME to CLONE_NEWNET.
 _CLONE_NAMESPACES = 0x7E020080
 
@@ -237,6 +270,7 @@ _LOAD, _AND, _IF_EQUAL, _IF_AT_LEAST, _IF_ANY_BIT, _RETURN = 0x20, 0x54, 0x15, 0
 _ALLOW, _KILL_PROCESS = 0x7FFF0000, 0x80000000
 _DENY = 0x00050000 | errno.EPERM
 _NO_SUCH_CALL = 0x00050000 | errno.ENOSYS
+_DO_NOTHING = 0x00050000
 _NUMBER, _ARCHITECTURE, _ARGUMENT = 0, 4, 16  # offsets in struct seccomp_data
 
 
@@ -249,8 +283,10 @@ class _Program:
     def add(self, code: int, k: int, if_true: int = 0, if_false: int = 0) -> None:
         self._code.append(struct.pack("HBBI", code, if_true, if_false, k))
 
-    def on_call(self, number: int, *block: tuple[int, int, int, int]) -> None:
+    def on_call(self, number: int | None, *block: tuple[int, int, int, int]) -> None:
         """Run a block, which must return on each path, for one system call."""
+        if number is None:  # this architecture has no such call
+            return
         self.add(_IF_EQUAL, number, 0, len(block))
         for code, k, if_true, if_false in block:
             self.add(code, k, if_true, if_false)
@@ -259,16 +295,17 @@ class _Program:
         return b"".join(self._code)
 
 
-def system_call_filter(machine: str, *, unix_sockets: bool, signals_to: int | None) -> bytes:
+def system_call_filter(machine: str, *, landlock_abi: int | None, pid: int) -> bytes:
     """Build the seccomp program of a box.
 
     Args:
         machine:
             As :func:`platform.machine` names it.
-        unix_sockets:
-            Allow ``socket(AF_UNIX)``: only where no socket of the machine is in view.
-        signals_to:
-            If given, signals may go to this process (and, by ``tgkill``, its threads) only.
+        landlock_abi:
+            Version of the Landlock in force; :obj:`None` where namespaces are, in which no socket,
+            file or process of the machine is in view.
+        pid:
+            Of the process that is to be confined.
 
     Returns:
         Packed ``struct sock_filter`` instructions.
@@ -279,13 +316,6 @@ def system_call_filter(machine: str, *, unix_sockets: bool, signals_to: int | No
     if machine not in _ARCHITECTURES:
         raise OSError(errno.ENOSYS, f"no system call filter for {machine}")
     audit, column = _ARCHITECTURES[machine]
-
-    def returning(value: int) -> tuple[int, int, int, int]:
-        return (_RETURN, value, 0, 0)
-
-    def argument(index: int) -> tuple[int, int, int, int]:
-        return (_LOAD, _ARGUMENT + 8 * index, 0, 0)
-
     program = _Program()
     program.add(_LOAD, _ARCHITECTURE)
     program.add(_IF_EQUAL, audit, 1, 0)
@@ -295,58 +325,84 @@ def system_call_filter(machine: str, *, unix_sockets: bool, signals_to: int | No
         program.add(_IF_AT_LEAST, 0x40000000, 0, 1)
         program.add(_RETURN, _KILL_PROCESS)
     for numbers in _DENIED.values():
-        program.on_call(numbers[column], returning(_DENY))
-    if unix_sockets:
-        program.on_call(
-            _SOCKET[column],
-            argument(0),
-            (_IF_EQUAL, _AF_UNIX, 1, 0),
-            returning(_DENY),
-            returning(_ALLOW),
-        )
-    else:
-        program.on_call(_SOCKET[column], returning(_DENY))
-        # A connected pair reaches nobody else, unless it is of datagrams: these take addresses.
-        program.on_call(
-            _SOCKETPAIR[column],
-            argument(1),
-            (_AND, _SOCK_TYPE_MASK, 0, 0),
-            (_IF_EQUAL, _SOCK_DGRAM, 0, 1),
-            returning(_DENY),
-            returning(_ALLOW),
-        )
-    program.on_call(
-        _CLONE[column],
-        argument(0),
-        (_IF_ANY_BIT, _CLONE_NAMESPACES, 0, 1),
-        returning(_DENY),
-        returning(_ALLOW),
-    )
+        program.on_call(numbers[column], _returning(_DENY))
+    program.on_call(_CLONE[column], *_deny_if(0, (_IF_ANY_BIT, _CLONE_NAMESPACES)))
     # Its flags lie in memory, which a filter cannot read: the C library falls back to clone.
-    program.on_call(_CLONE3[column], returning(_NO_SUCH_CALL))
-    program.on_call(
-        _PRLIMIT[column],
-        argument(0),
-        (_IF_EQUAL, 0, 1, 0),
-        returning(_DENY),
-        returning(_ALLOW),
-    )
-    if signals_to is not None:
-        for number in (_KILL[column], _TGKILL[column]):
-            program.on_call(
-                number,
-                argument(0),
-                (_IF_EQUAL, signals_to, 1, 0),
-                returning(_DENY),
-                returning(_ALLOW),
-            )
-        program.on_call(_TKILL[column], returning(_DENY))
+    program.on_call(_CLONE3[column], _returning(_NO_SUCH_CALL))
+    program.on_call(_PRLIMIT[column], *_deny_unless(0, 0))
+    if landlock_abi is None:
+        program.on_call(_SOCKET[column], *_deny_unless(0, _AF_UNIX))
+    else:
+        _add_what_landlock_leaves_open(program, landlock_abi, column, pid)
     program.add(_RETURN, _ALLOW)
     return program.packed()
 
 
-def _filter_system_calls(*, unix_sockets: bool, signals_to: int | None) -> None:
-    code = system_call_filter(platform.machine(), unix_sockets=unix_sockets, signals_to=signals_to)
+def _add_what_landlock_leaves_open(program: _Program, abi: int, column: int, pid: int) -> None:
+    for numbers in _DENIED_WITH_LANDLOCK.values():
+        program.on_call(numbers[column], _returning(_DENY))
+    for numbers in _WITHOUT_EFFECT.values():
+        program.on_call(numbers[column], _returning(_DO_NOTHING))
+    # A connected pair reaches nobody else, unless it is of datagrams: these take addresses.
+    datagrams = (_AND, _SOCK_TYPE_MASK), (_IF_EQUAL, _SOCK_DGRAM)
+    program.on_call(_SOCKETPAIR[column], *_deny_if(1, *datagrams))
+    program.on_call(_IOCTL[column], *_deny_if_one_of(1, _FILE_FLAGS))
+    if abi < 3:  # truncation is nobody's right yet, not even where a file is opened to be read
+        program.on_call(_TRUNCATE_FILE[column], _returning(_DENY))
+        reading = (_AND, _O_ACCMODE | _O_TRUNC), (_IF_EQUAL, _O_TRUNC)
+        program.on_call(_OPEN[column], *_deny_if(1, *reading))
+        program.on_call(_OPENAT[column], *_deny_if(2, *reading))
+        program.on_call(_OPENAT2[column], _returning(_NO_SUCH_CALL))
+    if abi < 6:  # signals reach whatever the user may signal
+        program.on_call(_KILL[column], *_deny_unless(0, pid))
+        program.on_call(_TGKILL[column], *_deny_unless(0, pid))
+        program.on_call(_TKILL[column], _returning(_DENY))
+        program.on_call(_FCNTL[column], *_deny_if_one_of(1, _SIGNAL_OWNERS))
+
+
+_Instruction = tuple[int, int, int, int]
+
+
+def _returning(value: int) -> _Instruction:
+    return (_RETURN, value, 0, 0)
+
+
+def _argument(index: int) -> _Instruction:
+    return (_LOAD, _ARGUMENT + 8 * index, 0, 0)  # its lower half: none of these is longer
+
+
+def _deny_if(argument: int, *steps: tuple[int, int]) -> list[_Instruction]:
+    """Deny if the last step, a comparison, is true of an argument; allow otherwise."""
+    *before, (comparison, k) = steps
+    return [
+        _argument(argument),
+        *((code, operand, 0, 0) for code, operand in before),
+        (comparison, k, 0, 1),
+        _returning(_DENY),
+        _returning(_ALLOW),
+    ]
+
+
+def _deny_unless(argument: int, value: int) -> list[_Instruction]:
+    return [
+        _argument(argument),
+        (_IF_EQUAL, value, 1, 0),
+        _returning(_DENY),
+        _returning(_ALLOW),
+    ]
+
+
+def _deny_if_one_of(argument: int, values: tuple[int, int]) -> list[_Instruction]:
+    return [
+        _argument(argument),
+        (_IF_EQUAL, values[0], 1, 0),
+        (_IF_EQUAL, values[1], 0, 1),
+        _returning(_DENY),
+        _returning(_ALLOW),
+    ]
+
+
+def _filter_system_calls(code: bytes) -> None:
     buffer = ctypes.create_string_buffer(code, len(code))
     program = struct.pack("HxxxxxxQ", len(code) // 8, ctypes.addressof(buffer))
     _must(

@@ -138,15 +138,15 @@ class Channel:
             raise WrongAnswer("the model wrote to the scorer before it was asked")
 
     def answers(
-        self, requests: Iterable[NDArray[np.int32]], *, last_only: bool
+        self, requests: Iterable[NDArray[np.int32]], *, last_only: bool, ahead: bool = False
     ) -> Iterator[NDArray[np.float32]]:
         """Logits of batches, in order.
-
-        A request is sent while the model still works on the one before: both sides are busy.
 
         Args:
             requests: (B, T) token ids each.
             last_only: Ask for the last position only.
+            ahead: Send a request while the model still works on the one before, so that both sides
+                are busy. Only where no request tells anything of the one before: the box has it.
 
         Yields:
             (B, T, V), or (B, V) if ``last_only``.
@@ -161,7 +161,7 @@ class Channel:
             header = _REQUEST.pack(*tokens.shape, last_only)
             self._write(header + tokens.astype("<i4").tobytes())
             waiting.append((tokens.shape[0], tokens.shape[1]))
-            if len(waiting) == 2:
+            if len(waiting) > ahead:
                 yield self._answer(*waiting.popleft(), last_only)
         while waiting:
             yield self._answer(*waiting.popleft(), last_only)
@@ -252,7 +252,8 @@ def answer_windows(
     count, length = windows.inputs.shape
     nats = np.empty((count, length))
     batches = _batches(rng.permutation(count), length, channel.vocab_size)
-    answers = channel.answers((windows.inputs[rows] for rows in batches), last_only=False)
+    requests = (windows.inputs[rows] for rows in batches)
+    answers = channel.answers(requests, last_only=False, ahead=True)
     for rows, logits in zip(batches, answers, strict=True):
         nats[rows] = _nats(logits, windows.targets[rows])
     assert channel.precision is not None

@@ -15,6 +15,7 @@ import json
 import os
 from pathlib import Path
 import shutil
+import subprocess
 import sys
 import tempfile
 import threading
@@ -226,9 +227,9 @@ def _end(spare: StartedBox) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Remove a box's folder, even one that edited code has made unreadable."""
-    for path, names, _ in os.walk(folder):
-        for name in names:
-            if not os.path.islink(subfolder := os.path.join(path, name)):
-                os.chmod(subfolder, 0o700)
-    shutil.rmtree(folder, ignore_errors=True)
+    """Remove a box's folder, even one that edited code has made unreadable or very deep."""
+    try:
+        shutil.rmtree(folder)
+    except (OSError, RecursionError):
+        for command in (["chmod", "-R", "u+rwX"], ["rm", "-rf"]):
+            subprocess.run([*command, "--", str(folder)], capture_output=True)

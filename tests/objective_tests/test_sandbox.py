@@ -196,11 +196,12 @@ X86, ARM = 0xC000003E, 0xC00000B7
 
 
 @pytest.mark.parametrize(("machine", "arch", "column"), [("x86_64", X86, 0), ("aarch64", ARM, 1)])
-@pytest.mark.parametrize("unix_sockets", [True, False])
+@pytest.mark.parametrize("abi", [None, 7])
 def test_filter_denies_what_reaches_out_and_allows_the_rest(
-    machine: str, arch: int, column: int, unix_sockets: bool
+    machine: str, arch: int, column: int, abi: int | None
 ) -> None:
-    program = _confine.system_call_filter(machine, unix_sockets=unix_sockets, signals_to=None)
+    unix_sockets = abi is None
+    program = _confine.system_call_filter(machine, landlock_abi=abi, pid=77)
     for numbers in _confine._DENIED.values():
         assert verdict(program, arch, numbers[column]) == EPERM
     socket, pair, clone = (x[column] for x in (_confine._SOCKET, (53, 199), _confine._CLONE))
@@ -223,8 +224,39 @@ def test_filter_denies_what_reaches_out_and_allows_the_rest(
     assert verdict(program, X86 ^ ARM, read) == KILL
 
 
-def test_filter_can_keep_signals_to_oneself() -> None:
-    program = _confine.system_call_filter("x86_64", unix_sockets=False, signals_to=77)
+def test_filter_covers_what_landlock_leaves_open() -> None:
+    program = _confine.system_call_filter("x86_64", landlock_abi=7, pid=77)
+    chmod, chown, setxattr, utimensat, ioctl = 90, 92, 188, 280, 16
+    assert verdict(program, X86, chmod) == 0x00050000  # as if it had worked
+    assert verdict(program, X86, utimensat) == 0x00050000
+    assert verdict(program, X86, chown) == EPERM
+    assert verdict(program, X86, setxattr) == EPERM
+    set_flags, window_size = 0x40086602, 0x5413
+    assert verdict(program, X86, ioctl, 3, set_flags) == EPERM
+    assert verdict(program, X86, ioctl, 3, window_size) == ALLOW
+    with_namespaces = _confine.system_call_filter("x86_64", landlock_abi=None, pid=77)
+    assert verdict(with_namespaces, X86, chmod) == ALLOW
+
+
+@pytest.mark.parametrize(("abi", "expected"), [(1, EPERM), (2, EPERM), (3, ALLOW), (7, ALLOW)])
+def test_filter_denies_truncation_where_landlock_does_not(abi: int, expected: int) -> None:
+    program = _confine.system_call_filter("x86_64", landlock_abi=abi, pid=77)
+    truncate, open_, openat, openat2 = 76, 2, 257, 437
+    assert verdict(program, X86, truncate) == expected
+    assert verdict(program, X86, open_, 0, os.O_RDONLY | os.O_TRUNC) == expected
+    assert verdict(program, X86, openat, 0, 0, os.O_RDONLY | os.O_TRUNC) == expected
+    assert verdict(program, X86, openat2) == (ENOSYS if expected == EPERM else ALLOW)
+    # Landlock asks for the right to write here, whatever its version.
+    assert verdict(program, X86, openat, 0, 0, os.O_WRONLY | os.O_TRUNC) == ALLOW
+    assert verdict(program, X86, openat, 0, 0, os.O_RDONLY) == ALLOW
+
+
+def test_filter_keeps_signals_to_oneself_where_landlock_does_not() -> None:
+    program = _confine.system_call_filter("x86_64", landlock_abi=5, pid=77)
+    fcntl, set_owner, set_owner_ex, get_flags = 72, 8, 15, 3
+    assert verdict(program, X86, fcntl, 3, set_owner) == EPERM
+    assert verdict(program, X86, fcntl, 3, set_owner_ex) == EPERM
+    assert verdict(program, X86, fcntl, 3, get_flags) == ALLOW
     kill, tkill, tgkill = 62, 200, 234
     assert verdict(program, X86, kill, 77, 6) == ALLOW
     assert verdict(program, X86, tgkill, 77, 78) == ALLOW
@@ -233,10 +265,10 @@ def test_filter_can_keep_signals_to_oneself() -> None:
 
 
 def test_x32_calls_end_the_process() -> None:
-    program = _confine.system_call_filter("x86_64", unix_sockets=False, signals_to=None)
+    program = _confine.system_call_filter("x86_64", landlock_abi=7, pid=77)
     assert verdict(program, X86, 0x40000000 | 41, 2) == KILL
 
 
 def test_machine_without_numbers_is_refused() -> None:
     with pytest.raises(OSError, match="no system call filter for riscv64"):
-        _confine.system_call_filter("riscv64", unix_sockets=False, signals_to=None)
+        _confine.system_call_filter("riscv64", landlock_abi=None, pid=77)

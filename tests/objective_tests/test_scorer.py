@@ -4,6 +4,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 import math
 import os
+import select
 import struct
 import threading
 import time
@@ -55,7 +56,7 @@ class FakeBox:
         self.requests: list[tuple[NDArray[np.int32], bool]] = []
         self._model = model
         self._encode = encode
-        self._control, self._to_box = os.pipe()
+        self.control, self._to_box = os.pipe()
         self._from_box, self._reply = os.pipe()
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
@@ -78,7 +79,10 @@ class FakeBox:
         os.close(self._from_box)
 
     def _serve(self) -> None:
-        with os.fdopen(self._control, "rb") as control, os.fdopen(self._reply, "wb") as reply:
+        with (
+            os.fdopen(self.control, "rb", buffering=0) as control,
+            os.fdopen(self._reply, "wb") as reply,
+        ):
             while header := control.read(9):
                 rows, length, last_only = struct.unpack("<IIB", header)
                 tokens = np.frombuffer(control.read(4 * rows * length), "<i4")
@@ -198,10 +202,31 @@ def test_model_that_takes_long_before_its_first_answer_is_too_slow(
 def test_next_request_is_sent_before_the_answer_is_taken(box: Callable[..., FakeBox]) -> None:
     fake = box()
     tokens = [np.full((1, 2), n, dtype=np.int32) for n in range(3)]
-    answers = fake.channel().answers(tokens, last_only=True)
+    answers = fake.channel().answers(tokens, last_only=True, ahead=True)
     for n, logits in enumerate(answers):
         np.testing.assert_allclose(logits, TABLE[[n]])
     assert [int(asked[0, 0]) for asked, _ in fake.requests] == [0, 1, 2]
+
+
+def test_probe_sends_no_prefix_before_the_one_before_is_answered(
+    box: Callable[..., FakeBox],
+) -> None:
+    windows = some_windows()
+    asked = 0
+
+    def model(tokens: NDArray[np.int32]) -> NDArray[np.float32]:
+        nonlocal asked
+        asked += 1
+        # A request that had been sent ahead would be in the pipe by now.
+        poll = select.poll()
+        poll.register(fake.control, select.POLLIN)
+        assert not poll.poll(0)
+        return TABLE[tokens]
+
+    fake = box(model)
+    probe = probe_at([0, 1, 2], [1, 3, 5], [0.5, 0.25, 0.25])
+    leak = probed(fake.channel(), windows, nats_of_table(windows), probe, FLOAT32)
+    assert (leak.reason, asked) == (None, 3)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from optuna_arrl.objective import boxes
+from optuna_arrl.objective import supply
 from optuna_arrl.objective.boxes import BoxReport
 from optuna_arrl.objective.boxes import Limits
 from optuna_arrl.objective.boxes import MachineFault
@@ -323,6 +324,24 @@ def test_files_beyond_the_limit_end_a_box(start_box: StartBox) -> None:
     """
     report = to_the_end(start_box(code, disk_bytes=20 * MIB))
     assert report.reason == "disk"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "for n in range(20000): open(f'{n}', 'w').close()",  # empty: not a byte of disk
+        "for n in range(5000): os.mkdir('folder'); os.chdir('folder')",
+    ],
+)
+def test_files_without_number_or_end_end_a_box(
+    start_box: StartBox, tmp_path: Path, code: str
+) -> None:
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    box = start_box(f"os.chdir({str(folder)!r})\n{code}\nsignal.pause()")
+    assert to_the_end(box).reason == "disk"
+    supply._remove(folder)
+    assert not folder.exists()
 
 
 def test_hole_in_a_file_takes_no_disk(start_box: StartBox) -> None:
