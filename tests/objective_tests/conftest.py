@@ -18,9 +18,19 @@ from tiny import TINY
 
 from optuna_arrl.frozen_env.prepare import Prepared
 from optuna_arrl.frozen_env.profiles import Profile
+from optuna_arrl.objective import cores
 from optuna_arrl.objective import supply
 from optuna_arrl.objective.boxes import Limits
 from optuna_arrl.objective.boxes import SupervisedBox
+
+
+@pytest.fixture(autouse=True)
+def _cores_without_neighbours(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trials that run beside the tests take no cores from them."""
+    folder = tmp_path_factory.mktemp("cores")
+    monkeypatch.setattr(cores, "_folder", lambda: folder)
 
 
 @pytest.fixture(autouse=True)

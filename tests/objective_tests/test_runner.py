@@ -245,6 +245,77 @@ def test_missing_mask_is_rejected_with_its_profit(tiny_prepared: Prepared) -> No
     assert measurement.leak["changed"] > 0
 
 
+def test_script_with_room_for_a_text_is_an_invalid_edit(tiny_prepared: Prepared) -> None:
+    source = HONEST + f"# {'x' * (64 << 10)}\n"
+    measurement = TrialRunner(tiny_prepared).run(source)
+    assert measurement.outcome is Outcome.INVALID_EDIT
+    assert measurement.reason == "the script has more than 64 KiB, room to hide text in"
+    assert "train" not in measurement.seconds
+
+
+def test_score_that_nobody_can_reach_is_rejected(tiny_prepared: Prepared) -> None:
+    # The honest score is about 3.5.
+    manifest = {**tiny_prepared.manifest, "least_bpb": 5.0}
+    measurement = TrialRunner(dataclasses.replace(tiny_prepared, manifest=manifest)).run(HONEST)
+    assert measurement.outcome is Outcome.REJECTED
+    assert measurement.val_bpb is None
+    assert "bits per byte is less than a model can reach" in measurement.reason
+    assert "probe" not in measurement.seconds
+
+
+def test_model_that_does_other_things_before_it_answers_is_a_timeout(
+    tiny_prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner_module, "_ANSWER_SHARE", 0.0)
+    asked = []
+    ask_once = runner_module._Trial._ask_once
+
+    def count(trial: runner_module._Trial, *args: Any) -> Any:
+        asked.append(args[0])
+        return ask_once(trial, *args)
+
+    monkeypatch.setattr(runner_module._Trial, "_ask_once", count)
+    source = honest_but(
+        "    return Model()",
+        "    import os, time\n"
+        "    if 'ARRL_DATA' not in os.environ:\n"
+        "        time.sleep(3600)\n"
+        "    return Model()",
+    )
+    measurement = TrialRunner(tiny_prepared).run(source)
+    assert measurement.outcome is Outcome.TIMEOUT
+    assert "its model did not answer within 1.0 s" in measurement.reason
+    assert asked == ["score", "score"]  # once more, in case the machine was busy
+
+
+def test_there_is_nothing_to_train_on_where_a_model_is_scored(tiny_prepared: Prepared) -> None:
+    source = honest_but(
+        "    return Model()",
+        "    import os\n"
+        "    if 'ARRL_DATA' not in os.environ:\n"
+        "        next(batches(1))\n"
+        "    return Model()",
+    )
+    measurement = TrialRunner(tiny_prepared).run(source)
+    assert measurement.outcome is Outcome.CRASH
+    assert "nothing to train on where a model is scored" in measurement.reason
+
+
+@pytest.mark.started_ahead
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core: nothing starts ahead")
+def test_boxes_of_the_next_trial_wait_when_one_has_ended(
+    tiny_prepared: Prepared, trial_folders: Path
+) -> None:
+    runner = TrialRunner(tiny_prepared)
+    first = runner.run(HONEST)
+    assert len(runner.supply._spares["train"]) == 1
+    second = runner.run(HONEST)
+    assert (first.outcome, second.outcome) == (Outcome.COMPLETE, Outcome.COMPLETE)
+    assert first.val_bpb == pytest.approx(second.val_bpb, abs=0.2)
+    runner.close()
+    assert not list(trial_folders.iterdir())
+
+
 def until_the_clock(source: str) -> str:
     return source.replace(LOOP, "for step, (inputs, targets) in enumerate(batches(8)):")
 

@@ -42,8 +42,6 @@ def supply(tiny_prepared: Prepared) -> Iterator[BoxSupply]:
 @pytest.fixture
 def claim() -> Iterator[CoreClaim]:
     with CoreClaim(1) as claim:
-        if not claim.others:
-            pytest.skip("all cores are taken by trials that run beside the tests")
         yield claim
 
 
