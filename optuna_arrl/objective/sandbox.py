@@ -252,10 +252,9 @@ def choose_sandbox(name: str, *, secrets: Sequence[Path], readable: Path) -> San
     faults = {}
     for kind in _ISOLATING:
         if name in ("auto", kind.name):
-            sandbox = kind()
-            fault = _tested(sandbox, tuple(secrets), readable)
+            fault = _fault(kind, tuple(secrets), readable, os.getpid())
             if fault is None:
-                return sandbox
+                return kind()
             faults[kind.name] = fault
     said = "; ".join(f"{kind}: {fault}" for kind, fault in faults.items())
     raise SandboxUnavailable(
@@ -266,14 +265,11 @@ def choose_sandbox(name: str, *, secrets: Sequence[Path], readable: Path) -> San
     )
 
 
-def _tested(sandbox: Sandbox, secrets: tuple[Path, ...], readable: Path) -> str | None:
-    return _tested_once(type(sandbox), secrets, readable, os.getpid())
-
-
 @functools.lru_cache
-def _tested_once(
+def _fault(
     kind: type[Sandbox], secrets: tuple[Path, ...], readable: Path, process: int
 ) -> str | None:
+    # Once a process: a fork may be in another place.
     return self_test(kind(), secrets=secrets, readable=readable)
 
 

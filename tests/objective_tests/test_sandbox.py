@@ -118,7 +118,7 @@ def test_auto_takes_the_next_when_the_first_does_not_hold(
     secret: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     faults: dict[type[Sandbox], str | None] = {Bubblewrap: "no user namespaces", Landlock: None}
-    monkeypatch.setattr(sandbox_module, "_tested", lambda box, *_: faults[type(box)])
+    monkeypatch.setattr(sandbox_module, "_fault", lambda kind, *_: faults[kind])
     assert choose_sandbox("auto", secrets=(secret,), readable=data).name == "landlock"
     with pytest.raises(SandboxUnavailable, match="bubblewrap: no user namespaces"):
         choose_sandbox("bubblewrap", secrets=(secret,), readable=data)
