@@ -196,6 +196,11 @@ _DENIED = {
     "add_key": (248, 217),
     "request_key": (249, 218),
     "keyctl": (250, 219),
+    # what the kernel keeps in memory of files that all boxes may read
+    "mincore": (27, 232),
+    "cachestat": (451, 451),
+    "readahead": (187, 213),
+    "io_setup": (206, 0),
     # the kernel itself
     "bpf": (321, 280),
     "perf_event_open": (298, 241),
@@ -220,6 +225,8 @@ _DENIED = {
     "clock_adjtime": (305, 266),
     "personality": (135, 92),
 }
+# Advice on what to keep in memory is not taken.
+_ADVICE = (221, 223)  # fadvise64
 # Landlock asks for no right to do these to any file of one's own. They are made to seem to work:
 # libraries that copy files do them in passing.
 _WITHOUT_EFFECT = {
@@ -258,11 +265,18 @@ _KILL, _TKILL, _TGKILL = (62, 129), (200, 130), (234, 131)
 _TRUNCATE_FILE = (76, 45)
 _OPEN, _OPENAT, _OPENAT2 = (2, None), (257, 56), (437, 437)
 _FCNTL, _IOCTL = (72, 25), (16, 29)
+_MADVISE, _PREADV2 = (28, 233), (327, 286)
 
 _AF_UNIX, _SOCK_DGRAM, _SOCK_TYPE_MASK = 1, 2, 0xF
 _O_ACCMODE, _O_TRUNC = 0o3, 0o1000
 _SIGNAL_OWNERS = (8, 15)  # F_SETOWN, F_SETOWN_EX
-_FILE_FLAGS = (0x40086602, 0x401C5820)  # FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR
+# Notes that stay with a file, which its owner may leave even on one that he can only read:
+# F_SETLEASE, F_NOTIFY, F_SET_RW_HINT, F_SET_FILE_RW_HINT; FS_IOC_SETFLAGS, FS_IOC_SETVERSION,
+# FS_IOC_FSSETXATTR.
+_FILE_NOTES = (1024, 1026, 1036, 1038)
+_FILE_FLAGS = (0x40086602, 0x40087602, 0x401C5820)
+_PAGE_OUT = (20, 21)  # MADV_COLD, MADV_PAGEOUT
+_RWF_NOWAIT = 8
 # CLONE_NEWTIME to CLONE_NEWNET.
 _CLONE_NAMESPACES = 0x7E020080
 
@@ -330,6 +344,13 @@ def system_call_filter(machine: str, *, landlock_abi: int | None, pid: int) -> b
     # Its flags lie in memory, which a filter cannot read: the C library falls back to clone.
     program.on_call(_CLONE3[column], _returning(_NO_SUCH_CALL))
     program.on_call(_PRLIMIT[column], *_deny_unless(0, 0))
+    program.on_call(_ADVICE[column], _returning(_DO_NOTHING))
+    program.on_call(_MADVISE[column], *_deny_if_one_of(2, _PAGE_OUT))
+    program.on_call(_PREADV2[column], *_deny_if(5, (_IF_ANY_BIT, _RWF_NOWAIT)))
+    program.on_call(_IOCTL[column], *_deny_if_one_of(1, _FILE_FLAGS))
+    # Below this version signals reach whatever the user may signal.
+    owners = _SIGNAL_OWNERS if landlock_abi is not None and landlock_abi < 6 else ()
+    program.on_call(_FCNTL[column], *_deny_if_one_of(1, (*_FILE_NOTES, *owners)))
     if landlock_abi is None:
         program.on_call(_SOCKET[column], *_deny_unless(0, _AF_UNIX))
     else:
@@ -346,18 +367,16 @@ def _add_what_landlock_leaves_open(program: _Program, abi: int, column: int, pid
     # A connected pair reaches nobody else, unless it is of datagrams: these take addresses.
     datagrams = (_AND, _SOCK_TYPE_MASK), (_IF_EQUAL, _SOCK_DGRAM)
     program.on_call(_SOCKETPAIR[column], *_deny_if(1, *datagrams))
-    program.on_call(_IOCTL[column], *_deny_if_one_of(1, _FILE_FLAGS))
     if abi < 3:  # truncation is nobody's right yet, not even where a file is opened to be read
         program.on_call(_TRUNCATE_FILE[column], _returning(_DENY))
         reading = (_AND, _O_ACCMODE | _O_TRUNC), (_IF_EQUAL, _O_TRUNC)
         program.on_call(_OPEN[column], *_deny_if(1, *reading))
         program.on_call(_OPENAT[column], *_deny_if(2, *reading))
         program.on_call(_OPENAT2[column], _returning(_NO_SUCH_CALL))
-    if abi < 6:  # signals reach whatever the user may signal
+    if abi < 6:
         program.on_call(_KILL[column], *_deny_unless(0, pid))
         program.on_call(_TGKILL[column], *_deny_unless(0, pid))
         program.on_call(_TKILL[column], _returning(_DENY))
-        program.on_call(_FCNTL[column], *_deny_if_one_of(1, _SIGNAL_OWNERS))
 
 
 _Instruction = tuple[int, int, int, int]
@@ -392,13 +411,13 @@ def _deny_unless(argument: int, value: int) -> list[_Instruction]:
     ]
 
 
-def _deny_if_one_of(argument: int, values: tuple[int, int]) -> list[_Instruction]:
+def _deny_if_one_of(argument: int, values: tuple[int, ...]) -> list[_Instruction]:
+    left = range(len(values), 0, -1)
     return [
         _argument(argument),
-        (_IF_EQUAL, values[0], 1, 0),
-        (_IF_EQUAL, values[1], 0, 1),
-        _returning(_DENY),
+        *((_IF_EQUAL, value, n, 0) for value, n in zip(values, left, strict=True)),
         _returning(_ALLOW),
+        _returning(_DENY),
     ]
 
 

@@ -236,6 +236,26 @@ def test_filter_covers_what_landlock_leaves_open() -> None:
     assert verdict(program, X86, ioctl, 3, window_size) == ALLOW
     with_namespaces = _confine.system_call_filter("x86_64", landlock_abi=None, pid=77)
     assert verdict(with_namespaces, X86, chmod) == ALLOW
+    assert verdict(with_namespaces, X86, ioctl, 3, set_flags) == EPERM
+
+
+@pytest.mark.parametrize("abi", [None, 7])
+def test_filter_keeps_boxes_from_leaving_notes_for_others(abi: int | None) -> None:
+    program = _confine.system_call_filter("x86_64", landlock_abi=abi, pid=77)
+    fcntl, ioctl, madvise, preadv2, fadvise, mincore = 72, 16, 28, 327, 221, 27
+    for command in (1024, 1026, 1036, 1038):
+        assert verdict(program, X86, fcntl, 3, command) == EPERM
+    get_flags, set_lock = 3, 6
+    assert verdict(program, X86, fcntl, 3, get_flags) == ALLOW
+    assert verdict(program, X86, fcntl, 3, set_lock) == ALLOW
+    assert verdict(program, X86, ioctl, 3, 0x40087602) == EPERM  # FS_IOC_SETVERSION
+    page_out, huge_page = 21, 14
+    assert verdict(program, X86, madvise, 0, 0, page_out) == EPERM
+    assert verdict(program, X86, madvise, 0, 0, huge_page) == ALLOW
+    assert verdict(program, X86, preadv2, 3, 0, 1, 0, 0, 8) == EPERM
+    assert verdict(program, X86, preadv2, 3, 0, 1, 0, 0, 0) == ALLOW
+    assert verdict(program, X86, fadvise) == 0x00050000
+    assert verdict(program, X86, mincore) == EPERM
 
 
 @pytest.mark.parametrize(("abi", "expected"), [(1, EPERM), (2, EPERM), (3, ALLOW), (7, ALLOW)])
