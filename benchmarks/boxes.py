@@ -78,8 +78,8 @@ seconds = time.monotonic() - start
 bpb = bits_per_byte(total, int(windows.target_bytes.sum()))
 print(json.dumps({"seconds": seconds, "bpb": bpb}))
 """
-# What decides how much a step or a window costs: the same in every trial that is timed.
-_FREE = ("MATRIX_LR", "EMBEDDING_LR", "HEAD_LR", "SCALAR_LR", "WEIGHT_DECAY", "WARMDOWN_RATIO")
+# Slots that change neither what a step costs nor whether it diverges.
+_FREE = ("WEIGHT_DECAY", "WARMUP_RATIO", "FINAL_LR_RATIO", "MOMENTUM_RAMP_RATIO")
 
 
 def scoring(records: Path, pairs: int) -> None:
@@ -161,7 +161,11 @@ def _study(trials: int) -> dict[str, Any]:
     fixed = {k: v for k, v in objective.script.defaults().items() if k not in _FREE}
     with tempfile.TemporaryDirectory() as folder:
         sampler = optuna.samplers.PartialFixedSampler(fixed, ARRLSampler(seed=0))
-        study = optuna.create_study(storage=f"sqlite:///{folder}/study.db", sampler=sampler)
+        study = optuna.create_study(
+            storage=f"sqlite:///{folder}/study.db",
+            sampler=sampler,
+            pruner=optuna.pruners.NopPruner(),
+        )
         objective.enqueue_baseline(study)
         began = time.monotonic()
         study.optimize(objective, n_trials=trials)
