@@ -96,17 +96,20 @@ def bits_per_byte(nats: float, n_bytes: int) -> float:
 
 
 def draw_probe(nats: NDArray[np.float64], count: int, rng: np.random.Generator) -> Probe:
-    """Draw positions with replacement, biased to where the model did suspiciously well.
+    """Draw positions with replacement: half evenly, half where the model did suspiciously well.
 
-    P(position) ∝ p(target) + 0.02: a leak shows where the target was known (docs/architecture.md).
+    P(position) = 1/2 · 1/n + 1/2 · (p(target) + 0.02) / Σ (p + 0.02). A leak shows where the
+    target was known; the even half is for one that keeps to targets of little probability.
 
     Args:
         nats: (N, T) loss of each scored target; NaN where a target is not scored.
         count: K, the number of positions.
         rng: Must not be known to the box.
     """
-    probability = np.where(np.isnan(nats), 0.0, np.exp(-np.nan_to_num(nats)) + _PROBE_FLOOR)
-    flat = probability.ravel() / probability.sum()
+    scored = ~np.isnan(nats)
+    suspicion = np.where(scored, np.exp(-np.nan_to_num(nats)) + _PROBE_FLOOR, 0.0)
+    flat = (0.5 * scored / scored.sum() + 0.5 * suspicion / suspicion.sum()).ravel()
+    flat /= flat.sum()
     chosen = rng.choice(flat.size, size=count, replace=True, p=flat)
     window, position = np.unravel_index(chosen, nats.shape)
     weight = 1.0 / flat[chosen]

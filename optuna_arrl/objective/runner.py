@@ -42,6 +42,7 @@ from optuna_arrl.objective.scorer import Channel
 from optuna_arrl.objective.scorer import ChannelClosed
 from optuna_arrl.objective.scorer import credited_bits_per_byte
 from optuna_arrl.objective.scorer import Leak
+from optuna_arrl.objective.scorer import may_round
 from optuna_arrl.objective.scorer import probe_leak
 from optuna_arrl.objective.scorer import TooSlow
 from optuna_arrl.objective.scorer import WrongAnswer
@@ -306,7 +307,7 @@ class _Trial:
             "score", lambda box: answer_windows(box, windows, np.random.default_rng())
         )
         least = self._prepared.manifest["least_bpb"]
-        if (score := credited_bits_per_byte(nats, windows.target_bytes, 0.0)) < least:
+        if (score := credited_bits_per_byte(nats, windows.target_bytes)) < least:
             raise _Failed(
                 Outcome.REJECTED,
                 f"{score:.4f} bits per byte is less than a model can reach that has not seen the "
@@ -325,7 +326,7 @@ class _Trial:
         self._leak = leak
         if leak.reason is not None:
             raise _Failed(Outcome.REJECTED, leak.reason)
-        return credited_bits_per_byte(nats, windows.target_bytes, leak.mean)
+        return credited_bits_per_byte(nats, windows.target_bytes, leak.profit)
 
     def _ask(self, part: str, question: Callable[[Channel], _T]) -> _T:
         """Put a question to a fresh box that loads the trained model."""
@@ -356,7 +357,7 @@ class _Trial:
                 deadline=deadline + _GRACE_SECONDS,  # the supervisor's kill comes first
                 answer_seconds=limit,
                 vocab_size=self._profile.vocab_size,
-                rounded=self._profile.device == "cuda",
+                rounded=self._profile.device == "cuda" or may_round(self._source.decode("utf-8")),
             )
             try:
                 channel.wait_until_loaded()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import json
 import math
 import os
+import re
 import select
 import struct
 import time
@@ -35,6 +36,8 @@ __all__ = [
     "WrongAnswer",
     "answer_windows",
     "credited_bits_per_byte",
+    "leak_of",
+    "may_round",
     "probe_leak",
 ]
 
@@ -53,24 +56,41 @@ _BATCH_CHECKS = 16
 class Precision:
     """A kind of logits, and what rounding alone can do to it.
 
-    The bounds are on d = (loss without the future) - (loss with it), nats per token. Measured with
-    honest models: float32 on a CPU differs by up to 1e-5 between shapes of a batch; 16-bit
-    arithmetic by up to 0.03 a position, its mean by 2e-5.
+    The bounds are on d = (loss without the future) - (loss with it), nats per token: on \\|d\\| at
+    any position, on the root of the mean of d², on the mean. Measured with honest models: float32
+    on a CPU differs by up to 1e-5 between shapes of a batch; 16-bit arithmetic by up to 0.03 at a
+    position, .003 in the root mean square, 2e-5 in the mean.
     """
 
     name: str
     item_bytes: int
     position_bound: float
+    spread_bound: float
     mean_bound: float
 
 
+_OF_FLOAT32 = {"position_bound": 0.001, "spread_bound": 0.0005, "mean_bound": 0.0003}
+_OF_16_BITS = {"position_bound": 0.25, "spread_bound": 0.02, "mean_bound": 0.003}
 _PRECISIONS = {
-    0: Precision("float32", 4, position_bound=0.001, mean_bound=0.0003),
-    1: Precision("float16", 2, position_bound=0.25, mean_bound=0.003),
-    2: Precision("bfloat16", 2, position_bound=0.25, mean_bound=0.003),
+    0: Precision("float32", 4, **_OF_FLOAT32),
+    1: Precision("float16", 2, **_OF_16_BITS),
+    2: Precision("bfloat16", 2, **_OF_16_BITS),
 }
-# On a GPU float32 logits usually come out of 16-bit or TF32 matrix products.
-_ROUNDED = Precision("float32", 4, position_bound=0.25, mean_bound=0.003)
+# Float32 logits that come out of 16-bit or TF32 matrix products.
+_ROUNDED = Precision("float32", 4, **_OF_16_BITS)
+_COARSE_ARITHMETIC = re.compile(
+    r"bfloat16|float16|\.half\(|autocast|bf16|fp16|tf32|float32_matmul_precision|float8",
+    re.IGNORECASE,
+)
+
+
+def may_round(source: str) -> bool:
+    """Tell whether a script may compute in fewer bits than it answers in, by what it names.
+
+    Nothing is gained by pretending to it: answers in 16 bits are open to all and have the same
+    bounds.
+    """
+    return bool(_COARSE_ARITHMETIC.search(source))
 
 
 class WrongAnswer(ValueError):
@@ -92,9 +112,10 @@ class Channel:
         control: File descriptor that requests are written to.
         reply: File descriptor that answers are read from.
         deadline: ``time.monotonic()`` after which no answer is waited for, in seconds.
-        answer_seconds: How long any single answer may take; the first includes loading the model.
+        answer_seconds: How long the first answer may take, with loading the model, and half of it
+            any other.
         vocab_size: V, the length of every row of logits.
-        rounded: True where float32 answers come from arithmetic of lower precision (a GPU).
+        rounded: True where float32 answers may come from arithmetic of lower precision.
     """
 
     def __init__(
@@ -168,7 +189,7 @@ class Channel:
 
     def _answer(self, rows: int, length: int, last_only: bool) -> NDArray[np.float32]:
         if self.precision is not None:  # the first answer's time began with the box's task
-            self._answer_due = time.monotonic() + self._answer_seconds
+            self._answer_due = time.monotonic() + self._answer_seconds / 2
         kind, n_bytes = _REPLY.unpack(self._read(_REPLY.size))
         precision = _PRECISIONS.get(kind)
         if precision is None:
@@ -268,22 +289,31 @@ class Leak:
         mean: Importance-weighted mean of d, nats per token: the estimated profit of the leak.
         standard_error: Of that mean.
         largest: Largest \\|d\\|.
+        spread: Importance-weighted root mean square of d.
         changed: Number of positions where \\|d\\| is more than rounding can explain.
         probed: K.
         batch_difference: Largest change of a loss when a prefix is asked for alone instead of
             among others, nats per token.
         position_bound: What rounding can do to d at a position, and to the loss by batching.
+        spread_bound: What rounding can do to the root mean square.
         mean_bound: What rounding can do to the mean.
     """
 
     mean: float
     standard_error: float
     largest: float
+    spread: float
     changed: int
     probed: int
     batch_difference: float
     position_bound: float
+    spread_bound: float
     mean_bound: float
+
+    @property
+    def profit(self) -> float:
+        """What the score is charged, nats per token: the upper end of what the leak may earn."""
+        return max(0.0, self.mean + 2.0 * self.standard_error)
 
     @property
     def reason(self) -> str | None:
@@ -302,6 +332,12 @@ class Leak:
             return (
                 f"the model reads the next token: over {self.probed} probed positions its loss "
                 f"rose by {self.mean:.4f} nats per token when the later tokens were taken away"
+            )
+        if self.spread > self.spread_bound:
+            return (
+                f"the model's answers do not depend on the tokens before alone: at {self.probed} "
+                f"probed positions they changed by {self.spread:.4f} nats (root mean square) when "
+                "another process was asked"
             )
         return None
 
@@ -360,35 +396,50 @@ def probe_leak(
             difference[rows] = change
     if channel.precision != precision:
         raise WrongAnswer("the model answered with logits of more than one type")
-    if precision.position_bound < batch_difference <= _ROUNDED.position_bound:
-        # Coarser arithmetic within than in its answers: 16-bit layers under a float32 head.
-        # Nothing is gained by pretending to it, as answers in 16 bits have the same bounds.
-        precision = _ROUNDED
+    return leak_of(difference, probe, precision, batch_difference)
+
+
+def leak_of(
+    difference: NDArray[np.float64],
+    probe: Probe,
+    precision: Precision,
+    batch_difference: float = 0.0,
+) -> Leak:
+    """What differences at probed positions say of a leak.
+
+    Args:
+        difference: (K,) d, nats.
+        probe: The K positions.
+        precision: What rounding can do.
+        batch_difference: As in :class:`Leak`.
+    """
     mean = float(probe.weight @ difference)
     return Leak(
         mean=mean,
         standard_error=float(np.sqrt(probe.weight**2 @ (difference - mean) ** 2)),
         largest=float(np.abs(difference).max()),
+        spread=float(np.sqrt(probe.weight @ difference**2)),
         changed=int((np.abs(difference) > precision.position_bound).sum()),
         probed=len(difference),
         batch_difference=batch_difference,
         position_bound=precision.position_bound,
+        spread_bound=precision.spread_bound,
         mean_bound=precision.mean_bound,
     )
 
 
 def credited_bits_per_byte(
-    nats: NDArray[np.float64], target_bytes: NDArray[np.int32], leak_mean: float
+    nats: NDArray[np.float64], target_bytes: NDArray[np.int32], leaked: float = 0.0
 ) -> float:
     """Bits per byte of the scored targets, with what the leak earned taken back.
 
     Args:
         nats: (N, T) losses.
         target_bytes: (N, T); targets of no bytes are not scored.
-        leak_mean: Estimated profit of a leak, nats per token; a negative one is not paid out.
+        leaked: What a leak may have earned, nats per token.
     """
     scored = target_bytes > 0
-    total = float(nats[scored].sum()) + max(0.0, leak_mean) * int(scored.sum())
+    total = float(nats[scored].sum()) + leaked * int(scored.sum())
     return bits_per_byte(total, int(target_bytes.sum()))
 
 

@@ -91,10 +91,12 @@ def believe(*_: object) -> Leak:
         mean=0.0,
         standard_error=0.0,
         largest=0.0,
+        spread=0.0,
         changed=0,
         probed=0,
         batch_difference=0.0,
         position_bound=1.0,
+        spread_bound=1.0,
         mean_bound=1.0,
     )
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Iterator
+from dataclasses import replace
 import math
 import os
 import select
@@ -20,6 +21,7 @@ from optuna_arrl.objective.scorer import Channel
 from optuna_arrl.objective.scorer import ChannelClosed
 from optuna_arrl.objective.scorer import credited_bits_per_byte
 from optuna_arrl.objective.scorer import Leak
+from optuna_arrl.objective.scorer import may_round
 from optuna_arrl.objective.scorer import Precision
 from optuna_arrl.objective.scorer import probe_leak
 from optuna_arrl.objective.scorer import TooSlow
@@ -254,12 +256,8 @@ def probe_at(windows: list[int], positions: list[int], weights: list[float]) -> 
     return Probe(np.array(windows), np.array(positions), np.array(weights))
 
 
-def kind(name: str, position_bound: float, mean_bound: float, item_bytes: int) -> Precision:
-    return Precision(name, item_bytes, position_bound=position_bound, mean_bound=mean_bound)
-
-
-FLOAT32 = kind("float32", 0.001, 0.0003, 4)
-BFLOAT16 = kind("bfloat16", 0.25, 0.003, 2)
+FLOAT32 = Precision("float32", 4, position_bound=0.001, spread_bound=0.0005, mean_bound=0.0003)
+BFLOAT16 = Precision("bfloat16", 2, position_bound=0.25, spread_bound=0.02, mean_bound=0.003)
 
 
 def probed(
@@ -308,11 +306,11 @@ SHIFT = 0.0
 
 
 @pytest.mark.parametrize(
-    ("shift", "reason", "position_bound"),
+    ("shift", "reason"),
     [
-        (1e-4, None, 0.001),
-        (0.1, None, 0.25),  # coarse arithmetic within: the wider bounds hold
-        (4.0, "depends on the other texts of its batch", 0.001),
+        (1e-4, None),
+        (0.1, "depends on the other texts of its batch"),
+        (4.0, "depends on the other texts of its batch"),
     ],
 )
 def test_same_prefix_alone_and_among_others_has_one_answer(
@@ -320,7 +318,6 @@ def test_same_prefix_alone_and_among_others_has_one_answer(
     monkeypatch: pytest.MonkeyPatch,
     shift: float,
     reason: str | None,
-    position_bound: float,
 ) -> None:
     monkeypatch.setattr("test_scorer.SHIFT", shift)
     windows = some_windows()
@@ -329,7 +326,6 @@ def test_same_prefix_alone_and_among_others_has_one_answer(
     leak = probed(fake.channel(), windows, nats_of_table(windows), probe, FLOAT32)
     assert [len(tokens) for tokens, _ in fake.requests] == [4, 1]
     assert (leak.reason is None) if reason is None else (reason in str(leak.reason))
-    assert leak.position_bound == position_bound
 
 
 def test_honest_model_loses_nothing_without_the_future(box: Callable[..., FakeBox]) -> None:
@@ -416,21 +412,52 @@ def test_second_box_cannot_change_the_type_to_widen_the_bounds(
         probed(channel, windows, nats_of_table(windows), probe, FLOAT32)
 
 
+SLIGHT = Leak(
+    mean=0.001,
+    standard_error=0.0002,
+    largest=0.1,
+    spread=0.01,
+    changed=0,
+    probed=512,
+    batch_difference=0.0,
+    position_bound=0.25,
+    spread_bound=0.02,
+    mean_bound=0.003,
+)
+
+
 def test_mean_alone_can_refuse_and_says_so() -> None:
-    leak = Leak(
-        mean=0.02,
-        standard_error=0.001,
-        largest=0.1,
-        changed=0,
-        probed=512,
-        batch_difference=0.0,
-        position_bound=0.25,
-        mean_bound=0.003,
-    )
-    assert leak.reason == (
+    assert replace(SLIGHT, mean=0.02).reason == (
         "the model reads the next token: over 512 probed positions its loss rose by 0.0200 nats "
         "per token when the later tokens were taken away"
     )
+
+
+def test_answers_that_spread_more_than_rounding_are_refused() -> None:
+    # Each within the bound of a position, and up and down alike.
+    reason = replace(SLIGHT, spread=0.05).reason
+    assert reason is not None
+    assert "they changed by 0.0500 nats (root mean square) when another process" in reason
+
+
+def test_charge_is_the_upper_end_of_what_a_leak_may_earn() -> None:
+    assert SLIGHT.profit == pytest.approx(0.001 + 2 * 0.0002)
+    assert replace(SLIGHT, mean=-0.001).profit == 0.0
+
+
+@pytest.mark.parametrize(
+    ("source", "rounds"),
+    [
+        ("x = x.to(torch.bfloat16)", True),
+        ("with torch.autocast('cpu'):", True),
+        ("model.half()", True),
+        ("torch.set_float32_matmul_precision('high')", True),
+        ("half = dim // 2  # of the other half", False),
+        ("x = x.float()", False),
+    ],
+)
+def test_script_that_names_coarse_arithmetic_has_its_bounds(source: str, rounds: bool) -> None:
+    assert may_round(source) is rounds
 
 
 def test_score_is_bits_per_byte_of_the_targets_that_have_bytes() -> None:
@@ -439,9 +466,8 @@ def test_score_is_bits_per_byte_of_the_targets_that_have_bytes() -> None:
     assert credited_bits_per_byte(nats, target_bytes, 0.0) == pytest.approx((1 + 2 + 3) / 6)
 
 
-def test_what_a_leak_earned_is_taken_back_and_a_loss_is_not_paid_out() -> None:
+def test_what_a_leak_earned_is_taken_back() -> None:
     nats = np.array([[LN(2), LN(4)]])
     target_bytes = np.array([[1, 2]], dtype=np.int32)
     # One bit per token is taken back: (1 + 2 + 2 · 1) / 3.
     assert credited_bits_per_byte(nats, target_bytes, LN(2)) == pytest.approx(5 / 3)
-    assert credited_bits_per_byte(nats, target_bytes, -LN(2)) == pytest.approx(3 / 3)
