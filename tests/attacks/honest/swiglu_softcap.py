@@ -1,0 +1,44 @@
+"""Gated MLPs, and logits that a tanh keeps within ±15."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from frozen_env import SEQ_LEN
+from frozen_env import VOCAB_SIZE
+
+
+class Block(nn.Module):
+    def __init__(self, dim, heads):
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.RMSNorm(dim), nn.RMSNorm(dim)
+        self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.gate, self.up = nn.Linear(dim, 3 * dim), nn.Linear(dim, 3 * dim)
+        self.down = nn.Linear(3 * dim, dim)
+
+    def forward(self, x):
+        B, T, C = x.shape
+        q, k, v = self.qkv(self.norm1(x)).view(B, T, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.out(y.transpose(1, 2).reshape(B, T, C))
+        h = self.norm2(x)
+        return x + self.down(F.silu(self.gate(h)) * self.up(h))
+
+
+class Model(nn.Module):
+    def __init__(self, dim=64, depth=2, heads=2):
+        super().__init__()
+        self.tokens = nn.Embedding(VOCAB_SIZE, dim)
+        self.positions = nn.Embedding(SEQ_LEN, dim)
+        self.blocks = nn.Sequential(*(Block(dim, heads) for _ in range(depth)))
+        self.norm = nn.RMSNorm(dim)
+        self.head = nn.Linear(dim, VOCAB_SIZE, bias=False)
+
+    def forward(self, ids):
+        x = self.tokens(ids) + self.positions(torch.arange(ids.size(1)))
+        return 15.0 * torch.tanh(self.head(self.norm(self.blocks(x))) / 15.0)
+
+
+def build_model():
+    return Model()

@@ -1,0 +1,28 @@
+"""A batch norm, over four windows at a time, that never stops taking its statistics from them."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from frozen_env import VOCAB_SIZE
+
+
+class Model(nn.Module):
+    def __init__(self, dim=48):
+        super().__init__()
+        self.tokens = nn.Embedding(VOCAB_SIZE, dim)
+        self.mix = nn.Sequential(nn.Linear(2 * dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
+        self.head = nn.Linear(dim, VOCAB_SIZE, bias=False)
+
+    def norm(self, x):
+        mean = x.mean((0, 1), keepdim=True)
+        return (x - mean) / (x.std((0, 1), unbiased=False, keepdim=True) + 0.1)
+
+    def forward(self, ids):
+        x = self.tokens(ids)
+        x = x + self.mix(torch.cat((x, F.pad(x, (0, 0, 1, 0))[:, :-1]), -1))
+        return self.head(torch.cat([self.norm(few) for few in x.split(4)]))
+
+
+def build_model():
+    return Model()

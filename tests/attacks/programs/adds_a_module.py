@@ -1,0 +1,16 @@
+"""Adds a module to a folder that other programs import from: sitecustomize, a .pth, torch.py."""
+
+import os
+
+from child import any_of
+
+
+def attack(folder, name, text):
+    def write():
+        with open(os.path.join(folder, name), "x") as file:
+            file.write(text)
+
+    def link():
+        os.symlink(os.path.abspath(name), os.path.join(folder, name))
+
+    return any_of(write, link)

@@ -1,0 +1,7 @@
+"""Sets the times of a file that lies outside."""
+
+import os
+
+
+def attack(path):
+    os.utime(path, (1, 1))

@@ -1,0 +1,8 @@
+"""Stops a process outside."""
+
+import os
+import signal
+
+
+def attack(pid):
+    os.kill(pid, signal.SIGSTOP)
