@@ -53,6 +53,7 @@ _LEAKS: dict[str, Draw] = {
     "+3 nats": lambda nats, rng: _boosted(nats, 3.0),
     "+8 nats": lambda nats, rng: _boosted(nats, 8.0),
     "+8 nats, improbable targets only": lambda nats, rng: _boosted(nats, 8.0),
+    "hardest targets raised to p = 0.02": lambda nats, rng: np.minimum(nats, -np.log(0.02)),
     "+0.2 nats": lambda nats, rng: _boosted(nats, 0.2),
     "±0.2 nats, 55 % of them for the better": lambda nats, rng: (
         nats - np.where(rng.random(nats.shape) < 0.55, 0.2, -0.2)
@@ -62,6 +63,10 @@ _CASES = [
     *(("float32", "+3 nats", share) for share in (0.1, 0.01, 0.0022, 0.0004)),
     *(("float32", "+8 nats", share) for share in (0.01, 0.0022, 0.0004)),
     *(("float32", "+8 nats, improbable targets only", share) for share in (0.01, 0.0022, 0.0004)),
+    *(
+        ("float32", "hardest targets raised to p = 0.02", share)
+        for share in (0.01, 0.004, 0.002, 0.001, 0.0005)
+    ),
     *(("bfloat16", "+3 nats", share) for share in (0.0022, 0.0004)),
     *(("bfloat16", "+0.2 nats", share) for share in (1.0, 0.1, 0.02, 0.01)),
     ("bfloat16", "±0.2 nats, 55 % of them for the better", 1.0),
@@ -88,7 +93,9 @@ def main() -> None:
         caught, profits, gains = 0, [], []
         for _ in range(args.draws):
             leaked = _LEAKS[leak](nats, rng)
-            if "improbable" in leak:  # the share is of all, taken from the least probable
+            if "hardest" in leak:
+                chosen = nats > np.nanquantile(nats, 1.0 - share)
+            elif "improbable" in leak:  # the share is of all, taken from the least probable
                 chosen = nats > np.nanquantile(nats, 0.75)
                 chosen &= rng.random(nats.shape) < share / 0.25
             else:
