@@ -43,6 +43,7 @@ from optuna_arrl.objective import runner as runner_module
 from optuna_arrl.objective import scorer
 from optuna_arrl.objective import supply
 from optuna_arrl.objective import weights as weights_module
+from optuna_arrl.objective.boxes import BoxReport
 from optuna_arrl.objective.boxes import SupervisedBox
 from optuna_arrl.objective.runner import Measurement
 from optuna_arrl.objective.runner import TrialRunner
@@ -406,7 +407,7 @@ def test_text_known_by_heart_is_below_the_floor(
     source = source_of("knows_the_text", KNOWN=known_by_heart)
     undefended = measure(source, sandbox, least_bpb=0.0)
     assert undefended.outcome is Outcome.COMPLETE
-    assert undefended.val_bpb < prepared.manifest["least_bpb"] / 2
+    assert undefended.val_bpb < prepared.manifest["least_bpb"]
     measurement = measure(source, sandbox)
     assert measurement.outcome is Outcome.REJECTED
     assert "that has not seen the validation text" in measurement.reason
@@ -428,11 +429,13 @@ def test_long_text_does_not_fit_into_a_script(measure: Measure, sandbox: str) ->
 
 
 @pytest.fixture
-def left_by(tmp_path: Path, prepared: Prepared) -> Iterator[Callable[..., Path]]:
-    """Run an attack in a box without torch; returns the folder of what it leaves."""
+def boxed(tmp_path: Path, prepared: Prepared) -> Iterator[Callable[..., tuple[Path, BoxReport]]]:
+    """Run an attack in a box without torch; returns the folder of what it leaves, and its end."""
     made: list[SupervisedBox] = []
 
-    def run(attack: str, sandbox: str, **constants: Any) -> Path:
+    def run(
+        attack: str, sandbox: str, *, run_seconds: float = 60.0, **constants: Any
+    ) -> tuple[Path, BoxReport]:
         folder = tmp_path / f"{attack}-{sandbox}"
         for name in ("view", "inbox", "scratch"):
             (folder / name).mkdir(parents=True)
@@ -459,20 +462,28 @@ def left_by(tmp_path: Path, prepared: Prepared) -> Iterator[Callable[..., Path]]
             signal_codes=kind.signal_codes,
         )
         made.append(supervised)
-        supervised.hand_over({}, run_seconds=60.0)
+        supervised.hand_over({}, run_seconds=run_seconds)
+        supervised.wait_until_handed_over()
         supervised.wait_until_ended()
-        return folder / "scratch"
+        return folder / "scratch", supervised.report()
 
     yield run
     for supervised in made:
         supervised.end()
 
 
+@pytest.fixture
+def left_by(boxed: Callable[..., tuple[Path, BoxReport]]) -> Callable[..., Path]:
+    """Run an attack in a box without torch; returns the folder of what it leaves."""
+    return lambda *arguments, **constants: boxed(*arguments, **constants)[0]
+
+
 _HANDSHAKE = """
 import os, sys
 os.write(int(sys.argv[2]), b'{"ready": true}\\n')
-while not os.read(int(sys.argv[1]), 4096).endswith(b"\\n"):
-    pass
+task = b""
+while not task.endswith(b"\\n"):
+    task += os.read(int(sys.argv[1]), 4096)
 """
 
 
@@ -581,6 +592,17 @@ def test_pickle_in_place_of_weights_is_not_run(
     )
 
 
+@pytest.mark.xfail(strict=True, reason="the names of tensors are passed on as they are")
+def test_name_of_a_tensor_does_nothing_to_who_is_told(
+    left_by: Callable[..., Path], tmp_path: Path, sandbox: str
+) -> None:
+    with pytest.raises(weights_module.BadWeights) as refused:
+        taken(left_by("names_a_tensor", sandbox), tmp_path / "taken")
+    assert "not finite" in str(refused.value)
+    assert str(refused.value).isprintable()
+    assert len(str(refused.value)) < 400
+
+
 @pytest.mark.slow
 def test_weights_are_finite_by_another_word_than_the_scripts(
     measure: Measure, sandbox: str, monkeypatch: pytest.MonkeyPatch, record: Record
@@ -669,6 +691,23 @@ def test_nothing_is_learnt_past_the_deadline(
     )
 
 
+@pytest.mark.xfail(strict=True, reason="an end is not compared with the deadline")
+def test_late_end_is_late_though_nobody_looked(
+    boxed: Callable[..., tuple[Path, BoxReport]],
+    tmp_path: Path,
+    sandbox: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # As when it counts many files on a busy machine.
+    old = "        processes, memory = self._tree.look()\n"
+    new = f"{old}        time.sleep(0.6 if self._handed_over else 0.0)\n"
+    copy = changed_copy(boxes._SUPERVISOR, tmp_path, old, new)
+    monkeypatch.setattr(boxes, "_SUPERVISOR", copy)
+    _, report = boxed("ends_late", sandbox, run_seconds=0.3)
+    assert report.ended > report.deadline
+    assert report.reason == "deadline"
+
+
 @pytest.mark.slow
 def test_exit_handlers_are_not_run(measure: Measure, sandbox: str) -> None:
     measurement = measure(
@@ -737,6 +776,7 @@ def test_nothing_is_learnt_between_answers(
     source = source_of("trains_between_answers")
     with monkeypatch.context() as patch:
         patch.setattr(Leak, "reason", None)
+        patch.setattr(Leak, "profit", 0.0)
         undefended = measure(source, sandbox)
     assert still.val_bpb is not None
     assert undefended.val_bpb < still.val_bpb - 0.02
@@ -775,21 +815,23 @@ def test_trial_has_the_cores_it_was_given(
 def test_weights_are_not_kept_for_the_next_trial(
     prepared: Prepared, tmp_path: Path, isolating: str, record: Record
 ) -> None:
+    own = Prepared(tmp_path / "prepared", TINY, prepared.manifest)
     anywhere = tmp_path / "anywhere"
-    anywhere.mkdir()
     # With no sandbox /tmp is everybody's, and no place for a test.
     places = {"none": [], isolating: ["/tmp", "/dev/shm", "/var/tmp", "/run"]}
     values = {}
     for sandbox in places:
+        shutil.copytree(prepared.root, own.root)
+        anywhere.mkdir()
         source = source_of("keeps_weights", PLACES=[str(anywhere), *places[sandbox]])
-        runner = TrialRunner(prepared, sandbox=sandbox)
+        runner = TrialRunner(own, sandbox=sandbox)
         first, second = runner.run(source), runner.run(source)
         assert first.outcome is second.outcome is Outcome.COMPLETE
         assert b"goes on from" not in first.log
         assert (b"goes on from" in second.log) == (sandbox == "none")
         values[sandbox] = (first.val_bpb, second.val_bpb)
-        for path in anywhere.iterdir():
-            path.unlink()
+        for folder in (own.root, anywhere):
+            shutil.rmtree(folder)
     assert values["none"][1] < values["none"][0] - SAME
     assert values[isolating][1] == pytest.approx(values[isolating][0], abs=SAME)
     record(
@@ -840,7 +882,6 @@ def assert_note_is_not_found(
     assert "the model reads the next token" in measurement.reason
 
 
-@pytest.mark.slow
 def test_note_in_a_file_is_not_found(
     measure: Measure, tmp_path: Path, isolating: str, record: Record
 ) -> None:

@@ -1,5 +1,6 @@
 """Sends an open descriptor of its own to a process outside, which then has it for good."""
 
+import array
 import os
 import socket
 
@@ -13,6 +14,7 @@ def attack(addresses, word):
 
     def send(kind, at):
         one, _ = socket.socketpair(socket.AF_UNIX, kind)
-        return socket.send_fds(one, [b"x"], [read], 0, at)
+        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [read]))
+        return one.sendmsg([b"x"], [rights], 0, at)
 
     return any_of(*(lambda k=kind, at=at: send(k, at) for kind in kinds for at in addresses))

@@ -1,14 +1,14 @@
-"""Leaves a word in the kernel's ring of the session's keys."""
+"""Leaves a word in the kernel's ring of the user's keys."""
 
 import ctypes
 
 from child import system_call
 
 
-SESSION_KEYRING = -3
+USER_KEYRING = -4
 
 
 def attack(name, word):
     kind, name = ctypes.c_char_p(b"user"), ctypes.c_char_p(name.encode())
     payload = ctypes.c_char_p(word.encode())
-    return system_call((248, 217), kind, name, payload, len(word), SESSION_KEYRING)
+    return system_call((248, 217), kind, name, payload, len(word), USER_KEYRING)

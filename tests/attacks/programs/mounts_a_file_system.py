@@ -18,4 +18,5 @@ def attack():
     there = ctypes.c_char_p(b"mounted")
     system_call((165, 40), ctypes.c_char_p(b"none"), there, ctypes.c_char_p(b"tmpfs"), 0, 0)
     system_call((166, 39), there, MNT_DETACH)
+    os.rmdir("mounted")
     return True

@@ -7,12 +7,14 @@ from child import any_of
 
 def attack():
     names = os.listdir("/sys/class/block")
-    return any_of(*(lambda name=name: read(f"/dev/{name}") for name in names))
+    return any_of(*(lambda name=name: first_block(f"/dev/{name}") for name in names))
 
 
-def read(path):
+def first_block(path):
     fd = os.open(path, os.O_RDONLY)
     try:
-        return bool(os.read(fd, 512))
+        if len(os.read(fd, 512)) < 512:
+            raise FileNotFoundError("there is nothing on this disk")
+        return True
     finally:
         os.close(fd)

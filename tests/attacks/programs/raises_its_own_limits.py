@@ -4,6 +4,9 @@ import resource
 
 
 def attack():
-    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    resource.setrlimit(resource.RLIMIT_CORE, (1 << 20, 1 << 20))
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+        resource.setrlimit(resource.RLIMIT_CORE, (1 << 20, 1 << 20))
+    except ValueError as error:  # what Python makes of the kernel's refusal
+        raise PermissionError(str(error)) from error
     return True

@@ -1,16 +1,13 @@
-"""Stops the process that holds its time limit."""
+"""Stops the processes that hold its time limit."""
 
 import os
 import signal
 
+from child import any_of
 from child import hear
 from child import say
 
 
 def attack():
-    say("which is it?")
-    for pid in (*hear(), os.getppid()):
-        try:
-            os.kill(pid, signal.SIGSTOP)
-        except OSError:
-            pass
+    say("which are they?")
+    return any_of(*(lambda pid=pid: os.kill(pid, signal.SIGSTOP) for pid in hear()))
