@@ -32,6 +32,9 @@ from typing import Any
 EXIT_NOT_CONFINED = 98
 
 _PR_CAPBSET_DROP = 24
+_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
+_CAPABILITY_VERSION_3 = 0x20080522
+_CAPSET = (126, 91)  # x86_64, aarch64
 _PR_SET_NO_NEW_PRIVS = 38
 _PR_SET_SECCOMP = 22
 _SECCOMP_MODE_FILTER = 2
@@ -69,6 +72,13 @@ def _drop_capabilities() -> None:
     for capability in range(64):
         _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)  # EINVAL past the last one
     _must(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
+    # All other sets too: they may be inherited, and a container's root may not change the bounding
+    # set. With no_new_privs nobody gains what is not in the permitted one.
+    _libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
+    nothing = bytes(2 * 3 * 4)
+    capset = _CAPSET[_ARCHITECTURES.get(platform.machine(), (0, 0))[1]]
+    _must(_libc.syscall(capset, ctypes.c_char_p(header), ctypes.c_char_p(nothing)), "capset")
 
 
 # --- Landlock (linux/landlock.h) ---------------------------------------------------------------
@@ -131,7 +141,7 @@ def _restrict_files(
 def _allow(ruleset: int, path: str, access: int) -> None:
     try:
         fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    except FileNotFoundError:  # what is not there need not be allowed
+    except (FileNotFoundError, PermissionError):  # what cannot be read need not be allowed
         return
     if not os.path.isdir(path):
         access &= _OF_FILES
@@ -190,12 +200,26 @@ _DENIED = {
     # memory that outlives a trial, or is shared with others by name
     "shmget": (29, 194),
     "shmat": (30, 196),
+    "shmctl": (31, 195),
     "semget": (64, 190),
+    "semop": (65, 193),
+    "semtimedop": (220, 192),
+    "semctl": (66, 191),
     "msgget": (68, 186),
+    "msgsnd": (69, 189),
+    "msgrcv": (70, 188),
+    "msgctl": (71, 187),
     "mq_open": (240, 180),
+    "mq_unlink": (241, 181),
+    "mq_timedsend": (242, 182),
+    "mq_timedreceive": (243, 183),
+    "mq_notify": (244, 184),
     "add_key": (248, 217),
     "request_key": (249, 218),
     "keyctl": (250, 219),
+    # what others do with files
+    "inotify_add_watch": (254, 27),
+    "fanotify_init": (300, 262),
     # what the kernel keeps in memory of files that all boxes may read
     "mincore": (27, 232),
     "cachestat": (451, 451),
@@ -255,9 +279,9 @@ _DENIED_WITH_LANDLOCK = {
     "fremovexattr": (199, 16),
     "removexattrat": (466, 466),
     "file_setattr": (469, 469),
-    "inotify_add_watch": (254, 27),
-    "fanotify_init": (300, 262),
 }
+# Nor, below version 6, for signals with a value.
+_DENIED_BELOW_ABI_6 = {"rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240)}
 _SOCKET, _SOCKETPAIR = (41, 198), (53, 199)
 _CLONE, _CLONE3 = (56, 220), (435, 435)
 _PRLIMIT = (302, 261)
@@ -267,7 +291,7 @@ _OPEN, _OPENAT, _OPENAT2 = (2, None), (257, 56), (437, 437)
 _FCNTL, _IOCTL = (72, 25), (16, 29)
 _MADVISE, _PREADV2 = (28, 233), (327, 286)
 
-_AF_UNIX, _SOCK_DGRAM, _SOCK_TYPE_MASK = 1, 2, 0xF
+_AF_UNIX, _SOCK_STREAM, _SOCK_SEQPACKET, _SOCK_TYPE_MASK = 1, 1, 5, 0xF
 _O_ACCMODE, _O_TRUNC = 0o3, 0o1000
 _SIGNAL_OWNERS = (8, 15)  # F_SETOWN, F_SETOWN_EX
 # Notes that stay with a file, which its owner may leave even on one that he can only read:
@@ -275,6 +299,7 @@ _SIGNAL_OWNERS = (8, 15)  # F_SETOWN, F_SETOWN_EX
 # FS_IOC_FSSETXATTR.
 _FILE_NOTES = (1024, 1026, 1036, 1038)
 _FILE_FLAGS = (0x40086602, 0x40087602, 0x401C5820)
+_TERMINALS = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX: typing on somebody's terminal
 _PAGE_OUT = (20, 21)  # MADV_COLD, MADV_PAGEOUT
 _RWF_NOWAIT = 8
 # CLONE_NEWTIME to CLONE_NEWNET.
@@ -347,7 +372,7 @@ def system_call_filter(machine: str, *, landlock_abi: int | None, pid: int) -> b
     program.on_call(_ADVICE[column], _returning(_DO_NOTHING))
     program.on_call(_MADVISE[column], *_deny_if_one_of(2, _PAGE_OUT))
     program.on_call(_PREADV2[column], *_deny_if(5, (_IF_ANY_BIT, _RWF_NOWAIT)))
-    program.on_call(_IOCTL[column], *_deny_if_one_of(1, _FILE_FLAGS))
+    program.on_call(_IOCTL[column], *_deny_if_one_of(1, (*_FILE_FLAGS, *_TERMINALS)))
     # Below this version signals reach whatever the user may signal.
     owners = _SIGNAL_OWNERS if landlock_abi is not None and landlock_abi < 6 else ()
     program.on_call(_FCNTL[column], *_deny_if_one_of(1, (*_FILE_NOTES, *owners)))
@@ -364,9 +389,16 @@ def _add_what_landlock_leaves_open(program: _Program, abi: int, column: int, pid
         program.on_call(numbers[column], _returning(_DENY))
     for numbers in _WITHOUT_EFFECT.values():
         program.on_call(numbers[column], _returning(_DO_NOTHING))
-    # A connected pair reaches nobody else, unless it is of datagrams: these take addresses.
-    datagrams = (_AND, _SOCK_TYPE_MASK), (_IF_EQUAL, _SOCK_DGRAM)
-    program.on_call(_SOCKETPAIR[column], *_deny_if(1, *datagrams))
+    # A connected pair of streams reaches nobody else; one of datagrams takes addresses.
+    program.on_call(
+        _SOCKETPAIR[column],
+        _argument(1),
+        (_AND, _SOCK_TYPE_MASK, 0, 0),
+        (_IF_EQUAL, _SOCK_STREAM, 2, 0),
+        (_IF_EQUAL, _SOCK_SEQPACKET, 1, 0),
+        _returning(_DENY),
+        _returning(_ALLOW),
+    )
     if abi < 3:  # truncation is nobody's right yet, not even where a file is opened to be read
         program.on_call(_TRUNCATE_FILE[column], _returning(_DENY))
         reading = (_AND, _O_ACCMODE | _O_TRUNC), (_IF_EQUAL, _O_TRUNC)
@@ -374,6 +406,8 @@ def _add_what_landlock_leaves_open(program: _Program, abi: int, column: int, pid
         program.on_call(_OPENAT[column], *_deny_if(2, *reading))
         program.on_call(_OPENAT2[column], _returning(_NO_SUCH_CALL))
     if abi < 6:
+        for numbers in _DENIED_BELOW_ABI_6.values():
+            program.on_call(numbers[column], _returning(_DENY))
         program.on_call(_KILL[column], *_deny_unless(0, pid))
         program.on_call(_TGKILL[column], *_deny_unless(0, pid))
         program.on_call(_TKILL[column], _returning(_DENY))

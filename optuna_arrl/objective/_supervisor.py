@@ -26,6 +26,7 @@ import json
 import os
 import selectors
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -38,7 +39,9 @@ _POLL_SECONDS = 0.05
 _LOOK_SHARE = 0.05  # of a core at most: on a machine with many processes we look less often
 _SLOWEST_LOOK_SECONDS = 0.5
 _DISK_LOOK_SECONDS = 0.25
+_THREADS = 8  # of a process, on average
 _MOST_FILES = 10_000
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _DEEPEST_PATH = 1024  # characters
 _KILL_SECONDS = 10.0  # after this a process is stuck in the kernel, and waiting does not help
 _READ_BYTES = 1 << 16
@@ -105,17 +108,31 @@ class _Tree:
         self._root = child.pid
         child.returncode = 0  # reaped by `reap`, with the orphans
 
-    def look(self) -> tuple[int, int]:
-        """Number of live processes, and the sum of their resident memory in bytes."""
-        memory = processes = 0
+    def look(self) -> tuple[int, int, int]:
+        """Live processes, their threads, and the sum of their resident memory in bytes."""
+        memory = processes = threads = 0
         for process in self._me.children(recursive=True):
             try:
-                memory += process.memory_info().rss
+                memory += process.memory_info().rss or _memory_of_threads(process.pid)
                 processes += 1
-            except psutil.Error:  # ended meanwhile
+                threads += process.num_threads()
+            except (OSError, psutil.Error):  # ended meanwhile
                 pass
         self.peak_memory_bytes = max(self.peak_memory_bytes, memory)
-        return processes, memory
+        return processes, threads, memory
+
+    def unnamed_bytes(self) -> int:
+        """Disk space of files that the tree holds open and that have no name any more."""
+        sizes: dict[tuple[int, int], int] = {}
+        for process in self._me.children(recursive=True):
+            try:
+                for entry in os.scandir(f"/proc/{process.pid}/fd"):
+                    status = os.stat(entry.path)
+                    if stat.S_ISREG(status.st_mode) and not status.st_nlink:
+                        sizes[status.st_dev, status.st_ino] = status.st_blocks * 512
+            except OSError:  # ended or closed meanwhile
+                pass
+        return sum(sizes.values())
 
     def reap(self) -> bool:
         """Collect ended processes; True once the command itself has ended."""
@@ -290,15 +307,17 @@ class _Supervision:
                     return reason
 
     def _look(self, now: float) -> str:
-        processes, memory = self._tree.look()
+        processes, threads, memory = self._tree.look()
+        most = self._config["processes"]
         reason = ""
         if memory > self._config["memory_bytes"]:
             reason = "memory"
-        elif processes > self._config["processes"]:
+        elif processes > most or threads > _THREADS * most:
             reason = "processes"
         elif now >= self._next_disk_look:
             self._next_disk_look = now + _DISK_LOOK_SECONDS
-            if _is_full(self._config["folder"], self._config["disk_bytes"]):
+            left = self._config["disk_bytes"] - self._tree.unnamed_bytes()
+            if _is_full(self._config["folder"], left):
                 reason = "disk"
         elif os.getppid() != self._parent:  # the guard was killed
             reason = "abandoned"
@@ -384,10 +403,15 @@ def _is_full(folder: str, most_bytes: int) -> bool:
     """Tell whether a folder's files take more disk space than they may; holes do not count.
 
     Looking must not take long, whatever edited code has made there: too many files, or folders
-    too deep in one another to be looked into, are too much as well.
+    too deep in one another or closed to be looked into, are too much as well.
     """
+    if most_bytes < 0:
+        return True
     size = count = 0
-    for path, folders, names in os.walk(folder):
+    closed: list[OSError] = []
+    for path, folders, names in os.walk(folder, onerror=closed.append):
+        if any(isinstance(error, PermissionError) for error in closed):
+            return True
         count += len(folders) + len(names)
         if count > _MOST_FILES or len(path) - len(folder) > _DEEPEST_PATH:
             return True
@@ -398,7 +422,16 @@ def _is_full(folder: str, most_bytes: int) -> bool:
                 pass
         if size > most_bytes:
             return True
-    return False
+    return any(isinstance(error, PermissionError) for error in closed)
+
+
+def _memory_of_threads(pid: int) -> int:
+    """Resident bytes of a process whose first thread has ended: it shows none, the others do."""
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        if int(thread) != pid:
+            with open(f"/proc/{pid}/task/{thread}/statm") as file:
+                return int(file.read().split()[1]) * _PAGE_BYTES
+    return 0
 
 
 def _remove(folders: list[str]) -> None:

@@ -181,6 +181,8 @@ class Bubblewrap:
             line += ["--size", str(size), "--tmpfs", path]
         for device in cuda_device_files()[0] if box.cuda else ():
             line += ["--dev-bind-try", device, device]
+        # Root owns the kernel's settings; the device folder lies in memory without a limit.
+        line += ["--ro-bind", "/proc/sys", "/proc/sys", "--remount-ro", "/dev"]
         readable = [*_interpreter(), *_libraries(box), *map(str, box.readable)]
         for path in readable:
             line += ["--ro-bind", path, path]
