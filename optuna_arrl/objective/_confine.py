@@ -299,7 +299,9 @@ _SIGNAL_OWNERS = (8, 15)  # F_SETOWN, F_SETOWN_EX
 # FS_IOC_FSSETXATTR.
 _FILE_NOTES = (1024, 1026, 1036, 1038)
 _FILE_FLAGS = (0x40086602, 0x40087602, 0x401C5820)
-_TERMINALS = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX: typing on somebody's terminal
+# TIOCSTI, TIOCLINUX: typing on somebody's terminal; FIOSETOWN, SIOCSPGRP: whose a file's signals
+# are.
+_NOT_OF_FILES = (0x5412, 0x541C, 0x8901, 0x8902)
 _PAGE_OUT = (20, 21)  # MADV_COLD, MADV_PAGEOUT
 _RWF_NOWAIT = 8
 # CLONE_NEWTIME to CLONE_NEWNET.
@@ -372,7 +374,7 @@ def system_call_filter(machine: str, *, landlock_abi: int | None, pid: int) -> b
     program.on_call(_ADVICE[column], _returning(_DO_NOTHING))
     program.on_call(_MADVISE[column], *_deny_if_one_of(2, _PAGE_OUT))
     program.on_call(_PREADV2[column], *_deny_if(5, (_IF_ANY_BIT, _RWF_NOWAIT)))
-    program.on_call(_IOCTL[column], *_deny_if_one_of(1, (*_FILE_FLAGS, *_TERMINALS)))
+    program.on_call(_IOCTL[column], *_deny_if_one_of(1, (*_FILE_FLAGS, *_NOT_OF_FILES)))
     # Below this version signals reach whatever the user may signal.
     owners = _SIGNAL_OWNERS if landlock_abi is not None and landlock_abi < 6 else ()
     program.on_call(_FCNTL[column], *_deny_if_one_of(1, (*_FILE_NOTES, *owners)))
@@ -399,12 +401,15 @@ def _add_what_landlock_leaves_open(program: _Program, abi: int, column: int, pid
         _returning(_DENY),
         _returning(_ALLOW),
     )
-    if abi < 3:  # truncation is nobody's right yet, not even where a file is opened to be read
+    # Opening with access mode 3 asks for no right at all; with 0 and truncation, before version 3,
+    # for that to read. With both bits masked in, 3 is one of two values.
+    denied = (_O_ACCMODE, _O_ACCMODE | _O_TRUNC, *((_O_TRUNC,) if abi < 3 else ()))
+    for number, argument in ((_OPEN[column], 1), (_OPENAT[column], 2)):
+        load, *comparisons = _deny_if_one_of(argument, denied)
+        program.on_call(number, load, (_AND, _O_ACCMODE | _O_TRUNC, 0, 0), *comparisons)
+    program.on_call(_OPENAT2[column], _returning(_NO_SUCH_CALL))
+    if abi < 3:
         program.on_call(_TRUNCATE_FILE[column], _returning(_DENY))
-        reading = (_AND, _O_ACCMODE | _O_TRUNC), (_IF_EQUAL, _O_TRUNC)
-        program.on_call(_OPEN[column], *_deny_if(1, *reading))
-        program.on_call(_OPENAT[column], *_deny_if(2, *reading))
-        program.on_call(_OPENAT2[column], _returning(_NO_SUCH_CALL))
     if abi < 6:
         for numbers in _DENIED_BELOW_ABI_6.values():
             program.on_call(numbers[column], _returning(_DENY))

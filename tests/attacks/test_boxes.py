@@ -534,9 +534,8 @@ for _name in (
 ):
     attack(_name)(signals)
 
-_OLD = "Landlock before Linux 6.12 does not see it, and the system call filter forgets it"
-attack("queues_a_signal", **{"landlock<6": _OLD})(signals)
-attack("signals_as_owner_by_ioctl", **{"landlock<6": _OLD})(signals)
+attack("queues_a_signal")(signals)
+attack("signals_as_owner_by_ioctl")(signals)
 
 
 def is_stopped(process: psutil.Process) -> bool:
@@ -676,12 +675,11 @@ def sends_from_a_pair(outside: Outside) -> Aim:
     )
 
 
-_RAW = "socketpair with SOCK_RAW makes datagram sockets too, which reach any socket file"
 attack("sends_from_a_datagram_pair")(sends_from_a_pair)
-attack("sends_from_a_raw_pair", landlock=_RAW)(sends_from_a_pair)
+attack("sends_from_a_raw_pair")(sends_from_a_pair)
 
 
-@attack("hands_out_a_descriptor", landlock=_RAW)
+@attack("hands_out_a_descriptor")
 def _(outside: Outside) -> Aim:
     servers, addresses = datagram_servers(outside)
 
@@ -726,10 +724,7 @@ def _(outside: Outside) -> Aim:
     return Aim({"pids": [outside.victim.pid, os.getpid(), 1]}, bool)
 
 
-@attack(
-    "asks_a_terminal_without_rights",
-    **{"landlock<5": "open with access mode 3 needs no right, and ioctl none either yet"},
-)
+@attack("asks_a_terminal_without_rights")
 def _(outside: Outside) -> Aim:
     _, end, name = outside.terminal()
     size = [outside.number >> 16, outside.number & 0xFFFF, 0, 0]
@@ -759,11 +754,7 @@ def _(outside: Outside) -> Aim:
     return Aim({"terminal": name, "word": outside.word}, is_written)
 
 
-@attack(
-    "opens_kernel_settings",
-    impossible=ROOT,
-    bubblewrap="as root: its own /proc can be written to, and root owns the settings there",
-)
+@attack("opens_kernel_settings", impossible=ROOT)
 def _(outside: Outside) -> Aim:
     names = ("kernel/core_pattern", "kernel/modprobe", "vm/overcommit_memory", "kernel/hostname")
     return Aim({"paths": [f"/proc/sys/{name}" for name in names]}, bool)
@@ -822,10 +813,7 @@ def empties(outside: Outside) -> Aim:
 
 
 attack("truncates_a_file")(empties)
-attack(
-    "truncates_without_rights",
-    **{"landlock<3": "open with access mode 3 needs no right, and truncation none yet"},
-)(empties)
+attack("truncates_without_rights")(empties)
 
 
 @attack("changes_a_mode")
@@ -900,10 +888,7 @@ def _(outside: Outside) -> Aim:
     return Aim({"path": str(path)}, lambda _: bool(has_to_wait), lock_it)
 
 
-@attack(
-    "watches_a_file",
-    bubblewrap="inotify is left open, and tells of files that other processes open",
-)
+@attack("watches_a_file")
 def _(outside: Outside) -> Aim:
     return Aim(
         {"path": str(outside.readable)},
@@ -985,10 +970,7 @@ def _(outside: Outside) -> Iterator[Aim]:
             call(unlink, key(), ring)
 
 
-_BY_NUMBER = "objects of System V can be used by number, and a queue of POSIX be removed"
-
-
-@attack("writes_to_a_message_queue", impossible=KERNEL, landlock=_BY_NUMBER)
+@attack("writes_to_a_message_queue", impossible=KERNEL)
 def _(outside: Outside) -> Iterator[Aim]:
     queue = libc.msgget(0, _IPC_CREAT | 0o600)
     buffer = ctypes.create_string_buffer(72)
@@ -1001,7 +983,7 @@ def _(outside: Outside) -> Iterator[Aim]:
         libc.msgctl(queue, _IPC_RMID, None)
 
 
-@attack("sets_a_semaphore", impossible=KERNEL, landlock=_BY_NUMBER)
+@attack("sets_a_semaphore", impossible=KERNEL)
 def _(outside: Outside) -> Iterator[Aim]:
     semaphore, get_value, value = libc.semget(0, 1, _IPC_CREAT | 0o600), 12, 7
     given = {"number": semaphore, "value": value}
@@ -1030,7 +1012,7 @@ def _(outside: Outside) -> Iterator[Aim]:
         yield Aim({"number": number, "size": len(outside.word)}, lambda got: got == outside.word)
 
 
-@attack("removes_shared_memory", impossible=KERNEL, landlock=_BY_NUMBER)
+@attack("removes_shared_memory", impossible=KERNEL)
 def _(outside: Outside) -> Iterator[Aim]:
     removed = 0o1000  # SHM_DEST of the mode, at this place in struct shmid_ds
     with shared_memory(outside.word) as number:
@@ -1043,7 +1025,7 @@ def _(outside: Outside) -> Iterator[Aim]:
         yield Aim({"number": number}, is_removed)
 
 
-@attack("removes_a_posix_queue", impossible=KERNEL, landlock=_BY_NUMBER)
+@attack("removes_a_posix_queue", impossible=KERNEL)
 def _(outside: Outside) -> Iterator[Aim]:
     name = f"attack-{outside.word}"
     flags = os.O_CREAT | os.O_RDWR
@@ -1073,7 +1055,7 @@ def first_core() -> list[int]:
     return sorted(os.sched_getaffinity(0))[:1]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def undefended(
     prepared: Prepared, tmp_path_factory: pytest.TempPathFactory, first_core: list[int]
 ) -> Iterator[Try]:
@@ -1094,7 +1076,7 @@ def undefended(
         yield do
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def isolated_box(
     isolating: str,
     prepared: Prepared,
@@ -1211,8 +1193,6 @@ def test_capabilities_of_its_parent_are_lost(
     """As in a container whose root has some of the machine's powers and not all."""
     if os.getuid() != 0:
         pytest.skip("only root has capabilities to lose")
-    if isolating == "landlock":
-        request.applymarker(known("only the bounding set is emptied"))
     keeps = {}
     for sandbox in ("none", isolating):
         box = AttackBox(
@@ -1302,17 +1282,12 @@ LIMITS = [
         "only mapped memory is counted, and files in memory need not be mapped",
     ),
     memory("takes_shared_memory", "pages that a process has let go are not counted"),
-    memory(
-        "takes_memory_behind_a_dead_thread",
-        "the memory of a process whose first thread has ended is shown as 0",
-    ),
+    memory("takes_memory_behind_a_dead_thread"),
     disk("fills_the_disk"),
     disk("fills_the_disk_with_small_files"),
-    disk("fills_the_disk_without_names", "only files that have a name are counted"),
+    disk("fills_the_disk_without_names"),
     Limit("bombs_with_forks", {"count": 200}, "processes", {"processes": 20}),
-    Limit(
-        "bombs_with_threads", {"count": 300}, "processes", {"processes": 20}, "not even counted"
-    ),
+    Limit("bombs_with_threads", {"count": 600}, "processes", {"processes": 20}),
     Limit("floods_its_log", {"mebibytes": 40}, "log", {"flood_bytes": 20 * MIB}),
     Limit("ignores_signals", {}, "deadline", {}),
     Limit("hangs_at_exit", {}, "deadline", {}),
@@ -1342,7 +1317,7 @@ def test_limit_ends_a_box_and_nothing_is_left_of_it(
         assert DONE in lines, "it is not done, though it has no limits"
     assert not box.left()
     # The deadline is for attacks that have no other limit, and for holes.
-    seconds = 0.5 if limit.reason == "deadline" else 60.0 if not limit.hole else 2.5
+    seconds = 0.5 if limit.reason == "deadline" else 60.0 if not limit.hole else 1.5
     with AttackBox(isolating, tmp_path / "held", prepared, **(GENEROUS | limit.limits)) as box:
         box.run(limit.program, seconds, **limit.aim)
         box.wait_until_nobody_is_left()
@@ -1361,12 +1336,11 @@ def test_limit_ends_a_box_and_nothing_is_left_of_it(
     assert len(report.log) < 1 * MIB
 
 
+@pytest.mark.slow
 def test_folder_that_cannot_be_listed_ends_a_box(
-    isolating: str, prepared: Prepared, tmp_path: Path, record: Any, request: pytest.FixtureRequest
+    isolating: str, prepared: Prepared, tmp_path: Path, record: Any
 ) -> None:
     """Root could list it, so it is tried with a supervisor that is root and may not."""
-    hole = "what cannot be listed is not counted"
-    request.applymarker(known(hole))
     limit = disk("fills_the_disk_out_of_sight")
     ends, end = os.pipe()
     child = os.fork()
@@ -1398,20 +1372,16 @@ def test_folder_that_cannot_be_listed_ends_a_box(
         undefended="goes on",
         defended=f"{isolating}: ended ({reason})",
     )
-    if reason == "deadline":
-        raise GotThrough(hole)
     assert reason == "disk"
 
 
 def test_memory_in_the_device_folder_is_limited(
-    prepared: Prepared, tmp_path: Path, record: Any, request: pytest.FixtureRequest
+    prepared: Prepared, tmp_path: Path, record: Any
 ) -> None:
     try:
         choose_sandbox("bubblewrap", secrets=(), readable=prepared.folder)
     except SandboxUnavailable as error:
         pytest.skip(f"only a box of namespaces has a folder of devices of its own: {error}")
-    hole = "/dev of the box lies in memory, is not limited and can be written to"
-    request.applymarker(known(hole))
     limit = memory("takes_memory_in_a_device_folder")
     with AttackBox("bubblewrap", tmp_path, prepared, **(GENEROUS | limit.limits)) as box:
         box.run(limit.program, 2.5, **limit.aim)
@@ -1426,8 +1396,6 @@ def test_memory_in_the_device_folder_is_limited(
         undefended="has half of the machine's memory",
         defended=f"bubblewrap: {'succeeds' if done else 'refused'}",
     )
-    if done and report.reason == "deadline":
-        raise GotThrough(hole)
     assert report.reason == "memory" or "refused" in answers[-1]
 
 

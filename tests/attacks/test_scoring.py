@@ -567,7 +567,7 @@ def test_what_is_left_in_place_of_weights_is_refused(
         f"{attack} ({isolating})",
         tries=tries(attack),
         undefended=undefended,
-        defended=f"crash: {refused.value}",
+        defended="crash: " + str(refused.value).partition(" for tensor")[0],
     )
 
 
@@ -757,12 +757,13 @@ def test_training_file_is_not_there_where_a_model_is_scored(
     assert undefended.val_bpb < honest_bpb - 0.02
     measurement = measure(source, isolating)
     assert measurement.outcome is Outcome.CRASH
-    assert re.match("(FileNotFound|Permission)Error: ", measurement.reason)
+    missing = re.match("(FileNotFound|Permission)Error: ", measurement.reason)
+    assert missing is not None
     record(
         f"trains_while_it_is_loaded from the file ({isolating})",
         tries=tries("trains_while_it_is_loaded"),
         undefended=in_words(undefended),
-        defended=in_words(measurement),
+        defended=f"crash: {missing[1]}Error",
     )
 
 
