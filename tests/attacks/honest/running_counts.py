@@ -17,11 +17,10 @@ class Model(nn.Module):
 
     def forward(self, ids):
         single = self.pairs.sum(0) + 1.0
-        pair = self.pairs[ids] + 100.0 * single / single.sum()
-        pair = pair / pair.sum(-1, keepdim=True)
-        past = F.one_hot(ids, VOCAB_SIZE).float().cumsum(1)
-        past = past / past.sum(-1, keepdim=True)
-        return (0.9 * pair + 0.1 * past).log()
+        pair = self.pairs[ids].add_(100.0 * single / single.sum())
+        past = torch.zeros_like(pair).scatter_(2, ids[..., None], 1.0).cumsum_(1)
+        share = torch.arange(1, ids.size(1) + 1)[:, None]
+        return pair.mul_(0.9 / pair.sum(-1, keepdim=True)).add_(past.mul_(0.1 / share)).log_()
 
 
 def build_model():
