@@ -169,6 +169,10 @@ _DENIED = {
     "process_vm_readv": (310, 270),
     "process_vm_writev": (311, 271),
     "process_madvise": (440, 440),
+    "process_mrelease": (448, 448),
+    # ... with whom open files could be left, on their way in a socket, where nobody counts them
+    "sendmsg": (46, 211),
+    "sendmmsg": (307, 269),
     "pidfd_getfd": (438, 438),
     "pidfd_send_signal": (424, 424),
     "kcmp": (312, 272),
@@ -195,6 +199,7 @@ _DENIED = {
     "fsmount": (432, 432),
     "fspick": (433, 433),
     "mount_setattr": (442, 442),
+    "open_tree_attr": (467, 467),
     "open_by_handle_at": (304, 265),
     "name_to_handle_at": (303, 264),
     # memory that outlives a trial, or is shared with others by name
@@ -243,6 +248,7 @@ _DENIED = {
     "syslog": (103, 116),
     "acct": (163, 89),
     "quotactl": (179, 60),
+    "quotactl_fd": (443, 443),
     "settimeofday": (164, 170),
     "clock_settime": (227, 112),
     "adjtimex": (159, 171),
@@ -280,6 +286,10 @@ _DENIED_WITH_LANDLOCK = {
     "removexattrat": (466, 466),
     "file_setattr": (469, 469),
 }
+# Without a pid namespace all of a box has to stay in one process group, which can be killed at one
+# stroke: processes that fork faster than they are looked for would escape. Who asks for a session
+# or a group of its own is told that it has one.
+_GROUPS = {"setsid": (112, 157), "setpgid": (109, 154)}
 # Nor, below version 6, for signals with a value.
 _DENIED_BELOW_ABI_6 = {"rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240)}
 _SOCKET, _SOCKETPAIR = (41, 198), (53, 199)
@@ -389,11 +399,14 @@ def system_call_filter(machine: str, *, landlock_abi: int | None, pid: int) -> b
 def _add_what_landlock_leaves_open(program: _Program, abi: int, column: int, pid: int) -> None:
     for numbers in _DENIED_WITH_LANDLOCK.values():
         program.on_call(numbers[column], _returning(_DENY))
-    for numbers in _WITHOUT_EFFECT.values():
+    for numbers in (*_WITHOUT_EFFECT.values(), *_GROUPS.values()):
         program.on_call(numbers[column], _returning(_DO_NOTHING))
     # A connected pair of streams reaches nobody else; one of datagrams takes addresses.
     program.on_call(
         _SOCKETPAIR[column],
+        _argument(0),
+        (_IF_EQUAL, _AF_UNIX, 1, 0),
+        _returning(_DENY),
         _argument(1),
         (_AND, _SOCK_TYPE_MASK, 0, 0),
         (_IF_EQUAL, _SOCK_STREAM, 2, 0),

@@ -21,6 +21,7 @@ leaves behind becomes the guard's and is killed too.
 from __future__ import annotations
 
 from collections.abc import Callable
+import contextlib
 import ctypes
 import json
 import os
@@ -41,7 +42,6 @@ _SLOWEST_LOOK_SECONDS = 0.5
 _DISK_LOOK_SECONDS = 0.25
 _THREADS = 8  # of a process, on average
 _MOST_FILES = 10_000
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _DEEPEST_PATH = 1024  # characters
 _KILL_SECONDS = 10.0  # after this a process is stuck in the kernel, and waiting does not help
 _READ_BYTES = 1 << 16
@@ -89,6 +89,7 @@ class _Tree:
         self._root: int | None = None
         self.returncode: int | None = None
         self.peak_memory_bytes = 0
+        self.nameless = _NamelessFiles()
 
     def start(self, command: list[str], cores: list[int] | None, **options: Any) -> None:
         supervisor = os.getpid()
@@ -108,31 +109,28 @@ class _Tree:
         self._root = child.pid
         child.returncode = 0  # reaped by `reap`, with the orphans
 
-    def look(self) -> tuple[int, int, int]:
-        """Live processes, their threads, and the sum of their resident memory in bytes."""
+    def look(self, *, at_files: bool) -> tuple[int, int, int]:
+        """Live processes, their threads, and the memory that they take, in bytes.
+
+        Args:
+            at_files: Look anew at the files without a name, which takes longer.
+        """
         memory = processes = threads = 0
+        files = _NamelessFiles()
         for process in self._me.children(recursive=True):
             try:
-                memory += process.memory_info().rss or _memory_of_threads(process.pid)
+                memory += _own_memory(process.pid)
                 processes += 1
                 threads += process.num_threads()
+                if at_files:
+                    files.add_those_of(process.pid)
             except (OSError, psutil.Error):  # ended meanwhile
                 pass
+        if at_files:
+            self.nameless = files
+        memory += self.nameless.memory_bytes
         self.peak_memory_bytes = max(self.peak_memory_bytes, memory)
         return processes, threads, memory
-
-    def unnamed_bytes(self) -> int:
-        """Disk space of files that the tree holds open and that have no name any more."""
-        sizes: dict[tuple[int, int], int] = {}
-        for process in self._me.children(recursive=True):
-            try:
-                for entry in os.scandir(f"/proc/{process.pid}/fd"):
-                    status = os.stat(entry.path)
-                    if stat.S_ISREG(status.st_mode) and not status.st_nlink:
-                        sizes[status.st_dev, status.st_ino] = status.st_blocks * 512
-            except OSError:  # ended or closed meanwhile
-                pass
-        return sum(sizes.values())
 
     def reap(self) -> bool:
         """Collect ended processes; True once the command itself has ended."""
@@ -159,17 +157,104 @@ class _Tree:
                 pass
 
     def kill(self) -> None:
-        _kill_descendants(self._me, self.reap)
+        _kill_descendants(self._me, self.reap, self._root)
 
 
-def _kill_descendants(root: psutil.Process, reap: Callable[[], object]) -> None:
+class _NamelessFiles:
+    """Files that processes have open or mapped and that no folder holds; each counts once.
+
+    Attributes:
+        memory_bytes: Of those that lie in memory: memfd, shared memory without a file.
+        disk_bytes: Of the others.
+    """
+
+    def __init__(self) -> None:
+        fd = os.memfd_create("")
+        self._device_of_memory = os.fstat(fd).st_dev
+        os.close(fd)
+        self._seen: set[tuple[int, int]] = set()
+        self.memory_bytes = 0
+        self.disk_bytes = 0
+
+    def add_those_of(self, pid: int) -> None:
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            self._add(f"/proc/{pid}/fd/{fd}")
+        with open(f"/proc/{pid}/maps", errors="replace") as file:
+            for line in file:
+                if line.endswith(" (deleted)\n"):
+                    place, _, _, device, inode, _ = line.split(maxsplit=5)
+                    start, end = (int(address, 16) for address in place.split("-"))
+                    # Others than root may not look: to them the size says what it may hold.
+                    if not self._add(f"/proc/{pid}/map_files/{start:x}-{end:x}"):
+                        number = os.makedev(*(int(part, 16) for part in device.split(":")))
+                        self._count(number, int(inode), end - start)
+
+    def _add(self, path: str) -> bool:
+        try:
+            status = os.stat(path)
+        except OSError:
+            return False
+        if stat.S_ISREG(status.st_mode) and not status.st_nlink:
+            self._count(status.st_dev, status.st_ino, status.st_blocks * 512)
+        return True
+
+    def _count(self, device: int, inode: int, size: int) -> None:
+        if (device, inode) in self._seen:
+            return
+        self._seen.add((device, inode))
+        if device == self._device_of_memory:
+            self.memory_bytes += size
+        else:
+            self.disk_bytes += size
+
+
+def _own_memory(pid: int) -> int:
+    """Resident bytes of a process without those shared by name, which count as files."""
+    if size := _own_memory_of_thread(f"/proc/{pid}"):
+        return size
+    # Its first thread has ended and shows none; the others do.
+    threads = os.listdir(f"/proc/{pid}/task")
+    return max((_own_memory_of_thread(f"/proc/{pid}/task/{name}") for name in threads), default=0)
+
+
+def _own_memory_of_thread(folder: str) -> int:
+    with contextlib.suppress(OSError), open(f"{folder}/status") as file:
+        kinds = ("RssAnon:", "RssFile:")
+        return sum(int(line.split()[1]) << 10 for line in file if line.startswith(kinds))
+    return 0  # ended meanwhile
+
+
+def _has_children() -> bool:
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
+
+
+def _kill_group(group: int) -> None:
+    if group != os.getpgid(0):
+        with contextlib.suppress(OSError):
+            os.killpg(group, signal.SIGKILL)
+
+
+def _kill_descendants(
+    root: psutil.Process, reap: Callable[[], object], group: int | None = None
+) -> None:
     give_up = time.monotonic() + _KILL_SECONDS
     frozen: set[psutil.Process] = set()
     while time.monotonic() < give_up:
+        # A group is killed at one stroke. With Landlock a box is one; with namespaces all of it
+        # goes with its first process.
+        if group is not None:
+            _kill_group(group)
         reap()
-        alive = set(root.children(recursive=True))
-        if not alive:
+        if not _has_children():  # an orphan would be ours
             return
+        alive = set(root.children(recursive=True))
+        for process in alive:
+            with contextlib.suppress(OSError):
+                _kill_group(os.getpgid(process.pid))
         # Freeze until nothing new appears, then kill: a fork bomb cannot outrun a frozen tree.
         fresh = alive - frozen
         for process in fresh or alive:
@@ -307,16 +392,17 @@ class _Supervision:
                     return reason
 
     def _look(self, now: float) -> str:
-        processes, threads, memory = self._tree.look()
+        at_files = now >= self._next_disk_look
+        processes, threads, memory = self._tree.look(at_files=at_files)
         most = self._config["processes"]
         reason = ""
         if memory > self._config["memory_bytes"]:
             reason = "memory"
         elif processes > most or threads > _THREADS * most:
             reason = "processes"
-        elif now >= self._next_disk_look:
+        elif at_files:
             self._next_disk_look = now + _DISK_LOOK_SECONDS
-            left = self._config["disk_bytes"] - self._tree.unnamed_bytes()
+            left = self._config["disk_bytes"] - self._tree.nameless.disk_bytes
             if _is_full(self._config["folder"], left):
                 reason = "disk"
         elif os.getppid() != self._parent:  # the guard was killed
@@ -425,15 +511,6 @@ def _is_full(folder: str, most_bytes: int) -> bool:
         if size > most_bytes:
             return True
     return any(isinstance(error, PermissionError) for error in closed)
-
-
-def _memory_of_threads(pid: int) -> int:
-    """Resident bytes of a process whose first thread has ended: it shows none, the others do."""
-    for thread in os.listdir(f"/proc/{pid}/task"):
-        if int(thread) != pid:
-            with open(f"/proc/{pid}/task/{thread}/statm") as file:
-                return int(file.read().split()[1]) * _PAGE_BYTES
-    return 0
 
 
 def _remove(folders: list[str]) -> None:

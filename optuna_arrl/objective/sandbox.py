@@ -184,7 +184,7 @@ class Bubblewrap:
         for device in cuda_device_files()[0] if box.cuda else ():
             line += ["--dev-bind-try", device, device]
         # Root owns the kernel's settings; the device folder lies in memory without a limit.
-        line += ["--ro-bind", "/proc/sys", "/proc/sys", "--remount-ro", "/dev"]
+        line += ["--remount-ro", "/proc", "--remount-ro", "/dev"]
         readable = [*_interpreter(), *_libraries(box), *map(str, box.readable)]
         for path in readable:
             line += ["--ro-bind", path, path]
@@ -215,8 +215,8 @@ class Landlock:
         readable = [*_SYSTEM, *_interpreter(), *_libraries(box), *map(str, folders)]
         read, names = _without(_hidden(box), readable)
         rules = {
-            "read": [*read, *_SYSTEM_FILES, "/proc", *(("/sys",) if box.cuda else ())],
-            "names": names,
+            "read": [*read, *_SYSTEM_FILES, *_proc(), *(("/sys",) if box.cuda else ())],
+            "names": [*names, "/proc"],
             "write": [str(box.scratch)],
             "devices": [*_DEVICES, *(cuda_device_files()[0] if box.cuda else ())],
         }
@@ -465,6 +465,11 @@ def _hidden(box: Box) -> list[str]:
 def _within(paths: Sequence[str], folders: Sequence[str]) -> list[str]:
     real = [os.path.realpath(folder) for folder in folders]
     return [path for path in paths if _lies_in(path, real)]
+
+
+def _proc() -> list[str]:
+    """What /proc tells of the machine and of the box's first process, not of any other."""
+    return [f"/proc/{name}" for name in os.listdir("/proc") if not name.isdigit()]
 
 
 def _lies_in(path: str, folders: Sequence[str]) -> bool:
