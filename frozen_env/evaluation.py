@@ -81,14 +81,18 @@ def token_nats(logits: NDArray[np.floating], targets: NDArray[np.integer]) -> ND
         targets: (...), token ids.
 
     Raises:
-        ValueError: A logit is not finite.
+        ValueError: A logit is not finite, or so large that a loss is not.
     """
     if not np.isfinite(logits).all():
         raise ValueError("the model answered with logits that are not finite")
-    shifted = logits - logits.max(axis=-1, keepdims=True)
+    with np.errstate(over="ignore"):
+        shifted = logits - logits.max(axis=-1, keepdims=True)
     log_sum = np.log(np.exp(shifted).sum(axis=-1, dtype=np.float64))
     chosen = np.take_along_axis(shifted, targets[..., None].astype(np.int64), axis=-1)[..., 0]
-    return np.asarray(log_sum - chosen, dtype=np.float64)
+    nats = np.asarray(log_sum - chosen, dtype=np.float64)
+    if not np.isfinite(nats).all():
+        raise ValueError("the model answered with logits too far apart to be a probability")
+    return nats
 
 
 def bits_per_byte(nats: float, n_bytes: int) -> float:

@@ -46,6 +46,9 @@ def main(mode: str, control_fd: int, reply_fd: int, curve_fd: int | None = None)
     profile = Profile(**json.loads(os.environ["ARRL_PROFILE"]))
     if profile.threads:
         torch.set_num_threads(profile.threads)
+    # The other way to share tensors, for instance with workers that load data, hands open files
+    # over, which no box may.
+    torch.multiprocessing.set_sharing_strategy("file_system")  # type: ignore[no-untyped-call]
     if mode == "train":
         _warm_up(profile)
     # What is here now lives as long as the process: collections need not look at it.

@@ -393,7 +393,13 @@ class TrainScriptObjective:
 
         try:
             runner = self._ready().runner
-            measurement = runner.run(source, seed=_ENVIRONMENT_SEED, on_curve=on_curve)
+            best = _scores(study)[1]
+            measurement = runner.run(
+                source,
+                seed=_ENVIRONMENT_SEED,
+                on_curve=on_curve,
+                best_so_far=math.inf if best is None else best,
+            )
         except MachineFault as fault:
             return self._lose(trial, fault)
         # Another process that started together with this one may have won the study.

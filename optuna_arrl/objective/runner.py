@@ -51,6 +51,7 @@ from optuna_arrl.objective.supply import BoxSupply
 from optuna_arrl.objective.supply import StartedBox
 from optuna_arrl.objective.weights import BadWeights
 from optuna_arrl.objective.weights import check_finite
+from optuna_arrl.objective.weights import copy_weights
 from optuna_arrl.objective.weights import take_weights
 from optuna_arrl.objective.weights import WEIGHTS
 from optuna_arrl.trajectory import Outcome
@@ -68,6 +69,8 @@ _EXIT_OUT_OF_MEMORY = 11
 # in a scoring box is trained beyond it.
 _ANSWER_SHARE = 0.1
 _ANSWER_SECONDS = 1.0  # but this at least
+_MOST_REPEATED = 4  # batches that box 3 is asked for as box 2 was
+_DENSER = 8  # times the profile's positions, where the score would be the study's best
 _TRIES = 2  # of a question: a busy machine may make an honest model late
 
 _T = TypeVar("_T")
@@ -144,6 +147,7 @@ class TrialRunner:
         *,
         seed: int = 0,
         on_curve: Callable[[int, float], bool] | None = None,
+        best_so_far: float | None = None,
     ) -> Measurement:
         """Train and score one script.
 
@@ -155,6 +159,9 @@ class TrialRunner:
             on_curve:
                 Called in this thread with (percent, training bits per byte) whenever a multiple of
                 5 percent is passed; returning True stops the trial as pruned.
+            best_so_far:
+                The study's lowest val_bpb. A script that goes below it is probed at eight times as
+                many positions: what a study is remembered for is looked at closest.
 
         Raises:
             MachineFault: The machine failed, not the script; the message says how.
@@ -168,7 +175,7 @@ class TrialRunner:
             if free_bytes < _MIN_FREE_BYTES:
                 raise MachineFault(f"the disk that holds {folder.parent} is full")
             with CoreClaim(self.prepared.profile.threads) as claim:
-                trial = _Trial(self, claim, folder, source, seed, on_curve)
+                trial = _Trial(self, claim, folder, source, seed, on_curve, best_so_far)
                 measurement = trial.measure()
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -217,6 +224,7 @@ class _Trial:
         source: str,
         seed: int,
         on_curve: Callable[[int, float], bool] | None,
+        best_so_far: float | None,
     ) -> None:
         self._runner = runner
         self._prepared = runner.prepared
@@ -226,6 +234,7 @@ class _Trial:
         self._source = source.encode("utf-8")
         self._seed = seed
         self._on_curve = on_curve
+        self._best_so_far = best_so_far
         self._weights = folder / WEIGHTS
         self._seconds: dict[str, float] = {}
         self._peak_memory_bytes = 0
@@ -284,7 +293,7 @@ class _Trial:
                         Outcome.PRUNED, "stopped early: its learning curve promised too little"
                     )
                 self._raise_failure(report, f"training had not ended after {budget:.1f} s")
-                take_weights(folder_fd, self._weights)
+                take_weights(folder_fd, self._weights, self._profile.disk_bytes)
             finally:
                 os.close(folder_fd)
         check_finite(self._weights)
@@ -303,39 +312,52 @@ class _Trial:
 
     def _score(self) -> float:
         windows = validation_windows(self._prepared)
-        nats, precision = self._ask(
+        answers = self._ask(
             "score", lambda box: answer_windows(box, windows, np.random.default_rng())
         )
+        score = credited_bits_per_byte(answers.nats, windows.target_bytes)
         least = self._prepared.manifest["least_bpb"]
-        if (score := credited_bits_per_byte(nats, windows.target_bytes)) < least:
+        if score < least:
             raise _Failed(
                 Outcome.REJECTED,
                 f"{score:.4f} bits per byte is less than a model can reach that has not seen the "
                 f"validation text (at least {least:.2f}): look at what the script does",
             )
         # Drawn only now, when no box that saw whole windows is left to learn the positions.
-        probe = draw_probe(
-            np.where(windows.target_bytes > 0, nats, np.nan),
-            self._profile.probe_positions,
-            np.random.default_rng(),
-        )
-        leak = self._ask(
+        rng = np.random.default_rng()
+        count = min(_MOST_REPEATED, len(answers.batches) // 4)
+        again = [answers.batches[i] for i in rng.permutation(len(answers.batches))[:count]]
+        nats = np.where(windows.target_bytes > 0, answers.nats, np.nan)
+        for rows in again:
+            nats[rows] = np.nan
+        denser = _DENSER if self._best_so_far is not None and score < self._best_so_far else 1
+        probe = draw_probe(nats, denser * self._profile.probe_positions, rng)
+        self._leak = leak = self._ask(
             "probe",
-            lambda box: probe_leak(box, windows, nats, probe, precision, np.random.default_rng()),
+            lambda box: probe_leak(
+                box, windows, answers, probe, rng, again=again, exact=self._profile.device == "cpu"
+            ),
+            longer=denser,
         )
-        self._leak = leak
         if leak.reason is not None:
             raise _Failed(Outcome.REJECTED, leak.reason)
-        return credited_bits_per_byte(nats, windows.target_bytes, leak.profit)
+        return credited_bits_per_byte(answers.nats, windows.target_bytes, leak.profit)
 
-    def _ask(self, part: str, question: Callable[[Channel], _T]) -> _T:
-        """Put a question to a fresh box that loads the trained model."""
+    def _ask(self, part: str, question: Callable[[Channel], _T], *, longer: int = 1) -> _T:
+        """Put a question to a fresh box that loads the trained model.
+
+        Args:
+            part: Its name among the seconds.
+            question: Asks it.
+            longer: Times the profile's allowance that all answers may take together.
+        """
         # Unless that has been done while this trial trained.
         self._runner.supply.start_ahead("train", 1, self._claim)
         limit = max(_ANSWER_SECONDS, _ANSWER_SHARE * self._profile.budget_seconds)
+        seconds = longer * self._profile.score_seconds
         for _ in range(_TRIES):
             try:
-                return self._ask_once(part, question, limit)
+                return self._ask_once(part, question, limit, seconds)
             except TooSlow:
                 pass
         raise _Failed(
@@ -344,9 +366,10 @@ class _Trial:
             "does before its model answers must be short, and so must each answer",
         )
 
-    def _ask_once(self, part: str, question: Callable[[Channel], _T], limit: float) -> _T:
+    def _ask_once(
+        self, part: str, question: Callable[[Channel], _T], limit: float, seconds: float
+    ) -> _T:
         asked = time.monotonic()
-        seconds = self._profile.score_seconds
         refusal = answer = slow = None
         with self._runner.supply.box("answer", self._claim) as started:
             box = started.supervised
@@ -388,7 +411,7 @@ class _Trial:
         with our_own("the script could not be put into its box"):
             (started.inbox / _SCRIPT).write_bytes(self._source)
             if weights is not None:
-                shutil.copyfile(weights, started.inbox / WEIGHTS)
+                copy_weights(weights, started.inbox / WEIGHTS)
                 task["weights"] = str(started.inbox / WEIGHTS)
         started.supervised.hand_over(
             task, run_seconds=run_seconds, cores=self._claim.cores, orphaned=(self._folder,)

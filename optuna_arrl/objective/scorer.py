@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 import json
 import math
@@ -28,6 +29,7 @@ from optuna_arrl.frozen_env.evaluation import Windows
 
 
 __all__ = [
+    "Answers",
     "Channel",
     "ChannelClosed",
     "Leak",
@@ -50,6 +52,11 @@ _REPLY_BYTES = 8 << 20
 _REQUEST_BYTES = 30 << 10
 _LINE_BYTES = 4096
 _BATCH_CHECKS = 16
+# Batches that box 2 is asked for, at least: some are asked for again, and the rest are probed.
+_LEAST_BATCHES = 8
+# What a loss may change by when the same batch is put to another process, on a CPU: the same
+# arithmetic in the same order. On a GPU kernels may be chosen by how fast they happened to be.
+_REPEAT_BOUND = 0.001
 
 
 @dataclass(frozen=True)
@@ -252,18 +259,28 @@ def _as_float32(data: bytearray, kind: str) -> NDArray[np.float32]:
     )
 
 
-def answer_windows(
-    channel: Channel, windows: Windows, rng: np.random.Generator
-) -> tuple[NDArray[np.float64], Precision]:
+@dataclass(frozen=True)
+class Answers:
+    """What a box made of the N validation windows of T tokens.
+
+    Attributes:
+        nats: (N, T) loss of every target.
+        batches: Indices of the windows of each batch, in the order that they were asked for.
+        precision: The kind of logits that the losses come from.
+    """
+
+    nats: NDArray[np.float64]
+    batches: list[NDArray[np.int64]]
+    precision: Precision
+
+
+def answer_windows(channel: Channel, windows: Windows, rng: np.random.Generator) -> Answers:
     """Loss of every target of the validation windows, asked for in random order.
 
     Args:
         channel: A fresh box.
         windows: N windows of T tokens.
         rng: Draws the order; must not be known to the box.
-
-    Returns:
-        (N, T) nats, and the kind of logits they come from.
 
     Raises:
         ChannelClosed: The box ended, or was too slow.
@@ -272,13 +289,15 @@ def answer_windows(
     """
     count, length = windows.inputs.shape
     nats = np.empty((count, length))
-    batches = _batches(rng.permutation(count), length, channel.vocab_size)
+    order = rng.permutation(count)
+    most = max(1, count // _LEAST_BATCHES)
+    batches = _batches(order, length, channel.vocab_size, most)
     requests = (windows.inputs[rows] for rows in batches)
     answers = channel.answers(requests, last_only=False, ahead=True)
     for rows, logits in zip(batches, answers, strict=True):
         nats[rows] = _nats(logits, windows.targets[rows])
     assert channel.precision is not None
-    return nats, channel.precision
+    return Answers(nats, batches, channel.precision)
 
 
 @dataclass(frozen=True)
@@ -294,6 +313,9 @@ class Leak:
         probed: K.
         batch_difference: Largest change of a loss when a prefix is asked for alone instead of
             among others, nats per token.
+        repeat_difference: Largest change of a loss when the same windows, in the same batch, are
+            put to a process that was asked for nothing before, nats per token.
+        repeat_bound: What rounding can do to a repeated answer.
         position_bound: What rounding can do to d at a position, and to the loss by batching.
         spread_bound: What rounding can do to the root mean square.
         mean_bound: What rounding can do to the mean.
@@ -306,6 +328,8 @@ class Leak:
     changed: int
     probed: int
     batch_difference: float
+    repeat_difference: float
+    repeat_bound: float
     position_bound: float
     spread_bound: float
     mean_bound: float
@@ -318,6 +342,11 @@ class Leak:
     @property
     def reason(self) -> str | None:
         """Why the score cannot be credited, in a sentence; :obj:`None` if it can."""
+        if self.repeat_difference > self.repeat_bound:
+            return (
+                "the model's answer depends on what it was asked before: the loss of the same "
+                f"texts changed by {self.repeat_difference:.4f} nats in a fresh process"
+            )
         if self.batch_difference > self.position_bound:
             return (
                 "the model's answer to one text depends on the other texts of its batch: its loss "
@@ -345,20 +374,25 @@ class Leak:
 def probe_leak(
     channel: Channel,
     windows: Windows,
-    nats: NDArray[np.float64],
+    answers: Answers,
     probe: Probe,
-    precision: Precision,
     rng: np.random.Generator,
+    *,
+    again: Sequence[NDArray[np.int64]] = (),
+    exact: bool = True,
 ) -> Leak:
     """Ask a fresh box about truncated prefixes, and compare with what the first one said.
 
     Args:
         channel: A box that has seen nothing of the validation text.
         windows: N windows of T tokens.
-        nats: (N, T) loss with the whole window in view.
+        answers: What the first box said, with the whole window in view.
         probe: K positions, drawn after the first box had ended.
-        precision: Of the first box's logits; this one must answer in the same.
         rng: Draws what is asked for twice; must not be known to the box.
+        again: Batches of the first box, to be asked for first and just as they were: a model that
+            learns from what it is asked differs. No position of theirs may be probed.
+        exact: True where the same question in another process has the same answer, to the bit or
+            nearly so.
 
     Raises:
         ChannelClosed: The box ended, or was too slow.
@@ -384,26 +418,43 @@ def probe_leak(
     def prefixes(rows: NDArray[np.int64]) -> NDArray[np.int32]:
         return windows.inputs[probe.window[rows], : int(probe.position[rows[0]]) + 1]
 
+    repeat_difference = 0.0
+    whole = channel.answers((windows.inputs[rows] for rows in again), last_only=False)
+    for rows, logits in zip(again, whole, strict=True):
+        change = _nats(logits, windows.targets[rows]) - answers.nats[rows]
+        repeat_difference = max(repeat_difference, float(np.abs(change).max()))
+
     difference = np.empty(len(probe.position))
     batch_difference = 0.0
-    answers = channel.answers((prefixes(rows) for rows, _ in asked), last_only=True)
-    for (rows, alone), logits in zip(asked, answers, strict=True):
+    truncated = channel.answers((prefixes(rows) for rows, _ in asked), last_only=True)
+    for (rows, alone), logits in zip(asked, truncated, strict=True):
         window, position = probe.window[rows], probe.position[rows]
-        change = _nats(logits, windows.targets[window, position]) - nats[window, position]
+        change = _nats(logits, windows.targets[window, position]) - answers.nats[window, position]
         if alone:
             batch_difference = max(batch_difference, abs(float((change - difference[rows])[0])))
         else:
             difference[rows] = change
+    precision = answers.precision
     if channel.precision != precision:
         raise WrongAnswer("the model answered with logits of more than one type")
-    return leak_of(difference, probe, precision, batch_difference)
+    return leak_of(
+        difference,
+        probe,
+        precision,
+        batch_difference=batch_difference,
+        repeat_difference=repeat_difference,
+        repeat_bound=_REPEAT_BOUND if exact else precision.position_bound,
+    )
 
 
 def leak_of(
     difference: NDArray[np.float64],
     probe: Probe,
     precision: Precision,
+    *,
     batch_difference: float = 0.0,
+    repeat_difference: float = 0.0,
+    repeat_bound: float = _REPEAT_BOUND,
 ) -> Leak:
     """What differences at probed positions say of a leak.
 
@@ -412,6 +463,8 @@ def leak_of(
         probe: The K positions.
         precision: What rounding can do.
         batch_difference: As in :class:`Leak`.
+        repeat_difference: As in :class:`Leak`.
+        repeat_bound: As in :class:`Leak`.
     """
     mean = float(probe.weight @ difference)
     return Leak(
@@ -422,6 +475,8 @@ def leak_of(
         changed=int((np.abs(difference) > precision.position_bound).sum()),
         probed=len(difference),
         batch_difference=batch_difference,
+        repeat_difference=repeat_difference,
+        repeat_bound=repeat_bound,
         position_bound=precision.position_bound,
         spread_bound=precision.spread_bound,
         mean_bound=precision.mean_bound,
@@ -450,6 +505,9 @@ def _nats(logits: NDArray[np.float32], targets: NDArray[np.int32]) -> NDArray[np
         raise WrongAnswer(str(e)) from None
 
 
-def _batches(index: NDArray[np.int64], length: int, vocab_size: int) -> list[NDArray[np.int64]]:
+def _batches(
+    index: NDArray[np.int64], length: int, vocab_size: int, most: int | None = None
+) -> list[NDArray[np.int64]]:
     size = max(1, min(_REPLY_BYTES // (4 * length * vocab_size), _REQUEST_BYTES // (4 * length)))
+    size = size if most is None else min(size, most)
     return [index[i : i + size] for i in range(0, len(index), size)]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-import shutil
 import stat
+from typing import BinaryIO
 
 import numpy as np
 from safetensors import safe_open
@@ -15,10 +15,12 @@ from safetensors import SafetensorError
 from optuna_arrl.objective.boxes import our_own
 
 
-__all__ = ["WEIGHTS", "BadWeights", "check_finite", "take_weights"]
+__all__ = ["WEIGHTS", "BadWeights", "check_finite", "copy_weights", "take_weights"]
 
 WEIGHTS = "model.safetensors"
-_MOST_BYTES = 2 << 30
+_CHUNK_BYTES = 1 << 20
+# Ten thousand tensors. The library takes a hundred times as much, and minutes of our time.
+_MOST_HEADER_BYTES = 1 << 20
 _SHOWN_CHARACTERS = 80
 
 
@@ -26,8 +28,13 @@ class BadWeights(ValueError):
     """The weights that a trial left cannot be used; the message says why."""
 
 
-def take_weights(folder_fd: int, target: Path) -> None:
+def take_weights(folder_fd: int, target: Path, most_bytes: int) -> None:
     """Copy the weights that a dead box has left, if they are a plain file of bounded size.
+
+    Args:
+        folder_fd: The folder that the box could write to.
+        target: Where the copy goes.
+        most_bytes: Of the file.
 
     Raises:
         BadWeights: There is none, or something else stands in its place.
@@ -45,17 +52,33 @@ def take_weights(folder_fd: int, target: Path) -> None:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
             raise BadWeights(f"its {WEIGHTS} is not a regular file")
-        if status.st_size > _MOST_BYTES:
-            raise BadWeights(f"its {WEIGHTS} has more than {_MOST_BYTES} bytes")
-        with (
-            our_own("the weights could not be copied"),
-            os.fdopen(fd, "rb", closefd=False) as file,
-            target.open("xb") as copy,
-        ):
-            shutil.copyfileobj(file, copy, 1 << 20)
-        target.chmod(0o444)
+        if status.st_size > most_bytes:
+            raise BadWeights(f"its {WEIGHTS} has more than {most_bytes} bytes")
+        with our_own("the weights could not be copied"):
+            with os.fdopen(fd, "rb", closefd=False) as file:
+                _copy_without_holes(file, target)
+            target.chmod(0o444)
     finally:
         os.close(fd)
+
+
+def copy_weights(source: Path, target: Path) -> None:
+    """Copy weights that have been taken; where they are zero the copy takes no space either."""
+    with source.open("rb") as file:
+        _copy_without_holes(file, target)
+
+
+def _copy_without_holes(file: BinaryIO, target: Path) -> None:
+    # A box may claim a gigabyte of zeros that it never wrote.
+    size = 0
+    with target.open("xb") as copy:
+        while chunk := file.read(_CHUNK_BYTES):
+            size += len(chunk)
+            if chunk.strip(b"\0"):
+                copy.write(chunk)
+            else:
+                copy.seek(size)
+        copy.truncate(size)
 
 
 # Bits that are all set in a number that is not finite, and how to view the numbers.
@@ -77,13 +100,18 @@ def check_finite(path: Path) -> None:
     Raises:
         BadWeights: With the name of the tensor.
     """
-    try:
-        with safe_open(path, framework="numpy"):
-            pass  # the library has checked header, offsets and overlaps
-    except SafetensorError as e:
-        raise BadWeights(f"its {WEIGHTS} cannot be read: {_plain(str(e))}") from None
     with path.open("rb") as file:
         header_bytes = int.from_bytes(file.read(8), "little")
+        if header_bytes > _MOST_HEADER_BYTES:
+            raise BadWeights(
+                f"its {WEIGHTS} cannot be read: the names and shapes of its tensors take more "
+                f"than {_MOST_HEADER_BYTES >> 20} MiB"
+            )
+        try:
+            with safe_open(path, framework="numpy"):
+                pass  # the library has checked header, offsets and overlaps
+        except SafetensorError as e:
+            raise BadWeights(f"its {WEIGHTS} cannot be read: {_plain(str(e))}") from None
         header = json.loads(file.read(header_bytes))
     for name, tensor in header.items():
         if name == "__metadata__" or tensor["dtype"] not in _NOT_FINITE:
@@ -95,8 +123,9 @@ def check_finite(path: Path) -> None:
         offset = 8 + header_bytes + begin
         count = (end - begin) // np.dtype(view).itemsize
         bits = np.memmap(path, dtype=view, mode="r", offset=offset, shape=(count,))
-        if bool(((bits & mask) == mask).any()):
-            raise BadWeights(f"the trained weights are not finite: {_plain(name)}")
+        for start in range(0, count, _CHUNK_BYTES):  # not a copy of it all
+            if bool(((bits[start : start + _CHUNK_BYTES] & mask) == mask).any()):
+                raise BadWeights(f"the trained weights are not finite: {_plain(name)}")
 
 
 def _plain(text: str) -> str:

@@ -37,6 +37,7 @@ from optuna_arrl.objective.runner import TrialRunner
 from optuna_arrl.objective.sandbox import choose_sandbox
 from optuna_arrl.objective.sandbox import SandboxUnavailable
 from optuna_arrl.objective.scorer import answer_windows
+from optuna_arrl.objective.scorer import Answers
 from optuna_arrl.objective.scorer import Channel
 from optuna_arrl.objective.scorer import credited_bits_per_byte
 from optuna_arrl.objective.scorer import Leak
@@ -228,12 +229,13 @@ def attack(tmp_path: Path, sandbox: str, monkeypatch: pytest.MonkeyPatch) -> Att
         def ask_all(
             channel: Channel,
             windows: Windows,
-            nats: NDArray[np.float64],
+            answers: Answers,
             probe: Probe,
-            precision: Precision,
             rng: np.random.Generator,
+            **_: Any,
         ) -> Leak:
-            exact = Exact(windows, nats, ask_every_prefix(channel, windows), precision)
+            truncated = ask_every_prefix(channel, windows)
+            exact = Exact(windows, answers.nats, truncated, answers.precision)
             found.append(exact)
             # The verdict, whatever it is, switched off.
             return dataclasses.replace(
@@ -333,16 +335,14 @@ def test_box_that_has_seen_the_windows_would_not_give_its_memory_away(
     # The defence is that the probe asks a box of its own.
     found: list[Leak] = []
 
-    def answer_and_probe(
-        channel: Channel, windows: Windows, rng: np.random.Generator
-    ) -> tuple[NDArray[np.float64], Precision]:
-        nats, precision = answer_windows(channel, windows, rng)
-        probe = draw_probe(np.where(windows.target_bytes > 0, nats, np.nan), PROBED, rng)
-        found.append(probe_leak(channel, windows, nats, probe, precision, rng))
-        return nats, precision
+    def answer_and_probe(channel: Channel, windows: Windows, rng: np.random.Generator) -> Answers:
+        answers = answer_windows(channel, windows, rng)
+        probe = draw_probe(np.where(windows.target_bytes > 0, answers.nats, np.nan), PROBED, rng)
+        found.append(probe_leak(channel, windows, answers, probe, rng))
+        return answers
 
     monkeypatch.setattr(runner_module, "answer_windows", answer_and_probe)
-    monkeypatch.setattr(runner_module, "probe_leak", lambda *arguments: found[0])
+    monkeypatch.setattr(runner_module, "probe_leak", lambda *_, **__: found[0])
     measurement = TrialRunner(prepared, sandbox="none").run(source_of(name))
     assert measurement.outcome is Outcome.COMPLETE
     assert measurement.val_bpb is not None

@@ -491,7 +491,7 @@ def taken(folder: Path, target: Path) -> None:
     """Take weights as a trial does."""
     folder_fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        weights_module.take_weights(folder_fd, target)
+        weights_module.take_weights(folder_fd, target, 1 << 30)
         weights_module.check_finite(target)
     finally:
         os.close(folder_fd)
@@ -781,7 +781,7 @@ def test_nothing_is_learnt_between_answers(
     assert undefended.val_bpb < still.val_bpb - 0.02
     measurement = measure(source, sandbox)
     assert measurement.outcome is Outcome.REJECTED
-    assert "do not depend on the tokens before alone" in measurement.reason
+    assert "depends on what it was asked before" in measurement.reason
     record(
         "trains_between_answers",
         tries=tries("trains_between_answers"),

@@ -85,7 +85,7 @@ def run_study(
     return run
 
 
-def believe(*_: object) -> Leak:
+def believe(*_: object, **__: object) -> Leak:
     """The verdict of a scorer that does not probe."""
     return Leak(
         mean=0.0,
@@ -95,6 +95,8 @@ def believe(*_: object) -> Leak:
         changed=0,
         probed=0,
         batch_difference=0.0,
+        repeat_difference=0.0,
+        repeat_bound=1.0,
         position_bound=1.0,
         spread_bound=1.0,
         mean_bound=1.0,

@@ -100,6 +100,7 @@ class FakeRunner:
     behaviour: Behaviour
     runs: ClassVar[list[dict[str, float]]]
     seeds: ClassVar[list[int]]
+    told_best: ClassVar[list[float | None]]
 
     def __init__(self, prepared: Prepared, *, sandbox: str) -> None:
         self.prepared = prepared
@@ -113,6 +114,7 @@ class FakeRunner:
         *,
         seed: int = 0,
         on_curve: Callable[[int, float], bool] | None = None,
+        best_so_far: float | None = None,
     ) -> Measurement:
         values: dict[str, Any] = {}
         exec(source, values)
@@ -120,6 +122,7 @@ class FakeRunner:
         run = {"LEARNING_RATE": learning_rate, "DECAY": decay}
         self.runs.append(run)
         self.seeds.append(seed)
+        self.told_best.append(best_so_far)
         result = type(self).behaviour(run)
         if isinstance(result, BaseException):
             raise result
@@ -135,6 +138,7 @@ def runner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> type[FakeRunner]:
         behaviour = staticmethod(lambda run: measured(run["LEARNING_RATE"] + run["DECAY"]))
         runs: ClassVar[list[dict[str, float]]] = []
         seeds: ClassVar[list[int]] = []
+        told_best: ClassVar[list[float | None]] = []
 
     manifest = {"corpus": "tiny", "sha256": {"visible/train.bin": "a" * 64}}
     monkeypatch.setattr(
@@ -354,6 +358,15 @@ def test_every_completed_score_is_better_than_every_failure(
     study.optimize(objective, n_trials=1)
     assert study.trials[0].value == COMPLETED_BPB_CAP < FAILURE_BPB
     assert study.trials[0].user_attrs[OUTCOME_KEY] == "complete"
+
+
+def test_the_runner_is_told_what_would_be_the_best_of_the_study(
+    objective: TrainScriptObjective, runner: type[FakeRunner]
+) -> None:
+    results = iter([measured(3.0), failed(Outcome.CRASH), measured(2.0), measured(2.5)])
+    runner.behaviour = lambda run: next(results)
+    new_study().optimize(objective, n_trials=4)
+    assert runner.told_best == [math.inf, 3.0, 3.0, 2.0]
 
 
 def test_a_pruned_trial(

@@ -245,6 +245,38 @@ def test_missing_mask_is_rejected_with_its_profit(tiny_prepared: Prepared) -> No
     assert measurement.leak["changed"] > 0
 
 
+@pytest.mark.parametrize(("best_so_far", "probed"), [(None, 64), (1.0, 64), (7.0, 8 * 64)])
+def test_score_that_would_be_the_best_is_probed_more_densely(
+    tiny_prepared: Prepared, best_so_far: float | None, probed: int
+) -> None:
+    # The honest score is about 3.5.
+    measurement = TrialRunner(tiny_prepared).run(HONEST, best_so_far=best_so_far)
+    assert measurement.outcome is Outcome.COMPLETE
+    assert measurement.leak is not None
+    assert measurement.leak["probed"] == probed
+
+
+def test_workers_may_load_data(tiny_prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", None)  # the name of a socket may not be long
+    source = honest_but(
+        "def train(model):\n",
+        "class Numbers(torch.utils.data.Dataset):\n"
+        "    def __len__(self):\n"
+        "        return 100\n\n"
+        "    def __getitem__(self, index):\n"
+        "        return torch.tensor(index)\n\n\n"
+        "def train(model):\n"
+        "    loader = torch.utils.data.DataLoader(Numbers(), batch_size=10, num_workers=2)\n"
+        "    print('sum:', sum(int(batch.sum()) for batch in loader))\n",
+    )
+    runner = TrialRunner(tiny_prepared)
+    if runner.sandbox.name == "landlock":
+        pytest.skip("Landlock has no shared memory: no workers")
+    measurement = runner.run(source)
+    assert measurement.outcome is Outcome.COMPLETE
+    assert b"sum: 4950" in measurement.log
+
+
 def test_script_with_room_for_a_text_is_an_invalid_edit(tiny_prepared: Prepared) -> None:
     source = HONEST + f"# {'x' * (64 << 10)}\n"
     measurement = TrialRunner(tiny_prepared).run(source)
@@ -442,7 +474,7 @@ def test_box_that_is_not_ready_in_time_is_a_fault_of_the_machine(tiny_with: Tiny
 def take(folder: Path, target: Path) -> None:
     folder_fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        weights_module.take_weights(folder_fd, target)
+        weights_module.take_weights(folder_fd, target, 1 << 30)
     finally:
         os.close(folder_fd)
 
@@ -482,6 +514,29 @@ def test_weights_are_copied_read_only(tmp_path: Path) -> None:
     take(tmp_path, tmp_path / "copy")
     assert (tmp_path / "copy").read_bytes() == b"weights"
     assert (tmp_path / "copy").stat().st_mode & 0o222 == 0
+
+
+@pytest.mark.parametrize("size", [(3 << 20) + 5, 2 << 20])
+def test_zeros_that_were_never_written_take_no_space_in_the_copy(
+    tmp_path: Path, size: int
+) -> None:
+    with (tmp_path / "model.safetensors").open("wb") as file:
+        file.write(b"begins")
+        file.truncate(size)
+    take(tmp_path, tmp_path / "copy")
+    weights_module.copy_weights(tmp_path / "copy", tmp_path / "second")
+    for name in ("copy", "second"):
+        status = (tmp_path / name).stat()
+        assert status.st_size == size
+        assert status.st_blocks * 512 <= 1 << 20
+        assert (tmp_path / name).read_bytes() == b"begins".ljust(size, b"\0")
+
+
+def test_weights_of_too_many_tensors_are_refused_unread(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({f"layers.{i}.weight": torch.zeros(0) for i in range(20_000)}, path)
+    with pytest.raises(weights_module.BadWeights, match="more than 1 MiB"):
+        weights_module.check_finite(path)
 
 
 FLOATS = [

@@ -17,6 +17,7 @@ import pytest
 from optuna_arrl.frozen_env.evaluation import Probe
 from optuna_arrl.frozen_env.evaluation import Windows
 from optuna_arrl.objective.scorer import answer_windows
+from optuna_arrl.objective.scorer import Answers
 from optuna_arrl.objective.scorer import Channel
 from optuna_arrl.objective.scorer import ChannelClosed
 from optuna_arrl.objective.scorer import credited_bits_per_byte
@@ -129,9 +130,9 @@ def test_losses_are_those_of_the_models_softmax(
 ) -> None:
     windows = some_windows()
     channel = box(encode=encode).channel()
-    nats, precision = answer_windows(channel, windows, np.random.default_rng(1))
-    np.testing.assert_allclose(nats, nats_of_table(windows), atol=1e-6)
-    assert f"as_{precision.name}" == encode.__name__
+    answers = answer_windows(channel, windows, np.random.default_rng(1))
+    np.testing.assert_allclose(answers.nats, nats_of_table(windows), atol=1e-6)
+    assert f"as_{answers.precision.name}" == encode.__name__
 
 
 def test_windows_are_asked_for_once_each_and_in_random_order(
@@ -143,6 +144,26 @@ def test_windows_are_asked_for_once_each_and_in_random_order(
     asked = np.concatenate([tokens for tokens, _ in fake.requests])
     assert not (asked == windows.inputs).all()
     assert sorted(map(tuple, asked)) == sorted(map(tuple, windows.inputs))
+
+
+def test_few_windows_are_asked_for_in_several_batches_all_the_same(
+    box: Callable[..., FakeBox],
+) -> None:
+    windows, fake = some_windows(), box()
+    answers = answer_windows(fake.channel(), windows, np.random.default_rng(1))
+    assert len(fake.requests) == len(answers.batches) >= 8
+    for (tokens, _), rows in zip(fake.requests, answers.batches, strict=True):
+        np.testing.assert_array_equal(tokens, windows.inputs[rows])
+
+
+@pytest.mark.parametrize("far", [3e38, -3e38])
+def test_logits_too_far_apart_for_a_loss_are_refused(
+    box: Callable[..., FakeBox], far: float
+) -> None:
+    shift = np.array([far, -far, 0.0, 0.0, 0.0], dtype=np.float32)
+    channel = box(lambda tokens: TABLE[tokens] * 0 + shift).channel()
+    with pytest.raises(WrongAnswer, match="too far apart"):
+        answer_windows(channel, some_windows(), np.random.default_rng(1))
 
 
 @pytest.mark.parametrize(
@@ -183,7 +204,7 @@ def test_box_that_answers_half_is_not_waited_for_beyond_the_deadline(
 ) -> None:
     channel = box(encode=lambda logits: as_float32(logits)[:-1]).channel(seconds=0.2)
     with pytest.raises(ChannelClosed, match="in time"):
-        answer_windows(channel, some_windows(), np.random.default_rng(1))
+        list(channel.answers([np.zeros((2, 3), dtype=np.int32)], last_only=False))
 
 
 def test_model_that_takes_long_before_its_first_answer_is_too_slow(
@@ -257,6 +278,7 @@ def probe_at(windows: list[int], positions: list[int], weights: list[float]) -> 
 
 
 FLOAT32 = Precision("float32", 4, position_bound=0.001, spread_bound=0.0005, mean_bound=0.0003)
+FLOAT16 = Precision("float16", 2, position_bound=0.25, spread_bound=0.02, mean_bound=0.003)
 BFLOAT16 = Precision("bfloat16", 2, position_bound=0.25, spread_bound=0.02, mean_bound=0.003)
 
 
@@ -267,7 +289,8 @@ def probed(
     probe: Probe,
     precision: Precision,
 ) -> Leak:
-    return probe_leak(channel, windows, nats, probe, precision, np.random.default_rng(2))
+    answers = Answers(nats, [], precision)
+    return probe_leak(channel, windows, answers, probe, np.random.default_rng(2))
 
 
 def test_probe_shows_prefixes_only(box: Callable[..., FakeBox]) -> None:
@@ -395,7 +418,8 @@ def test_float32_from_a_gpu_is_bounded_like_the_arithmetic_behind_it(
     box: Callable[..., FakeBox],
 ) -> None:
     windows = some_windows()
-    _, precision = answer_windows(box().channel(rounded=True), windows, np.random.default_rng(1))
+    channel = box().channel(rounded=True)
+    precision = answer_windows(channel, windows, np.random.default_rng(1)).precision
     nats = nats_of_table(windows) - 0.002
     probe = probe_at([0, 1, 2], [1, 3, 5], [0.5, 0.25, 0.25])
     leak = probed(box().channel(rounded=True), windows, nats, probe, precision)
@@ -412,6 +436,40 @@ def test_second_box_cannot_change_the_type_to_widen_the_bounds(
         probed(channel, windows, nats_of_table(windows), probe, FLOAT32)
 
 
+@pytest.mark.parametrize(("encode", "precision"), [(as_float32, FLOAT32), (as_float16, FLOAT16)])
+@pytest.mark.parametrize(("step", "refused"), [(0.0, False), (0.004, True)])
+def test_model_that_learns_from_what_it_is_asked_is_found_out(
+    box: Callable[..., FakeBox],
+    encode: Encode,
+    precision: Precision,
+    step: float,
+    refused: bool,
+) -> None:
+    windows = some_windows()
+
+    def learner() -> FakeBox:
+        asked = 0
+
+        def model(tokens: NDArray[np.int32]) -> NDArray[np.float32]:
+            nonlocal asked
+            asked += 1
+            sharper = np.float32(1.0 + step * (asked - 1))
+            return TABLE[tokens] * sharper
+
+        return box(model, encode)
+
+    answers = answer_windows(learner().channel(), windows, np.random.default_rng(1))
+    assert answers.precision == precision
+    probe, again = probe_at([0], [1], [1.0]), [answers.batches[5]]
+    fake = learner()
+    rng = np.random.default_rng(2)
+    leak = probe_leak(fake.channel(), windows, answers, probe, rng, again=again)
+    np.testing.assert_array_equal(fake.requests[0][0], windows.inputs[again[0]])
+    # After five steps the loss of some target has moved by about 5 · 0.004 · 3.
+    assert leak.repeat_difference == pytest.approx(0.0 if not step else 0.03, abs=0.03)
+    assert ("depends on what it was asked before" in str(leak.reason)) is refused
+
+
 SLIGHT = Leak(
     mean=0.001,
     standard_error=0.0002,
@@ -420,6 +478,8 @@ SLIGHT = Leak(
     changed=0,
     probed=512,
     batch_difference=0.0,
+    repeat_difference=0.0,
+    repeat_bound=0.001,
     position_bound=0.25,
     spread_bound=0.02,
     mean_bound=0.003,
