@@ -18,6 +18,7 @@ from optuna_arrl import TrainScriptObjective
 from optuna_arrl.frozen_env.evaluation import draw_probe
 from optuna_arrl.frozen_env.evaluation import validation_windows
 from optuna_arrl.frozen_env.prepare import prepare
+from optuna_arrl.frozen_env.profiles import PROFILES
 from optuna_arrl.objective import runner as runner_module
 from optuna_arrl.objective.runner import TrialRunner
 from optuna_arrl.objective.scorer import _PRECISIONS
@@ -78,6 +79,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("losses", type=Path, help="FILE.npy, made if it is not there")
     parser.add_argument("--draws", type=int, default=400)
+    parser.add_argument(
+        "--positions",
+        type=int,
+        default=PROFILES["cpu"].probe_positions,
+        help="a trial that would be the best of its study has eight times as many",
+    )
     args = parser.parse_args()
     nats = losses(args.losses)
     prepared = prepare("cpu")
@@ -102,7 +109,7 @@ def main() -> None:
                 chosen = rng.random(nats.shape) < share
             leaked = np.where(chosen, leaked, nats)
             profit = float(np.nanmean(nats - leaked))
-            probe = draw_probe(leaked, prepared.profile.probe_positions, rng)
+            probe = draw_probe(leaked, args.positions, rng)
             difference = (nats - leaked)[probe.window, probe.position]
             found = leak_of(difference, probe, precision)
             profits.append(profit)

@@ -646,7 +646,8 @@ def supervisor_that_waits(folder: Path) -> Path:
     """It lets what a box has left behind go on until it ends by itself."""
     old = "        finally:\n            self._tree.kill()\n        while data"
     new = (
-        "        finally:\n            while reason == 'ok' and self._tree.look()[0]:\n"
+        "        finally:\n"
+        "            while reason == 'ok' and self._tree.look(at_files=False)[0]:\n"
         "                self._tree.reap()\n        while data"
     )
     return changed_copy(boxes._SUPERVISOR, folder, old, new)
@@ -697,7 +698,7 @@ def test_late_end_is_late_though_nobody_looked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # As when it counts many files on a busy machine.
-    old = "        processes, threads, memory = self._tree.look()\n"
+    old = "        processes, threads, memory = self._tree.look(at_files=at_files)\n"
     new = f"{old}        time.sleep(0.6 if self._handed_over else 0.0)\n"
     copy = changed_copy(boxes._SUPERVISOR, tmp_path, old, new)
     monkeypatch.setattr(boxes, "_SUPERVISOR", copy)
@@ -862,46 +863,50 @@ def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def assert_note_is_not_found(
-    measure: Measure, attack: str, isolating: str, record: Record, **constants: Any
-) -> None:
-    source = source_of(attack, **constants)
-    undefended = measure(source, "none", least_bpb=0.0)
-    if b"no hint" in undefended.log or b"no version" in undefended.log:
-        pytest.skip(f"this file system has no place for the note: {undefended.log!r}")
-    assert undefended.outcome is Outcome.COMPLETE
-    measurement = measure(source, isolating, least_bpb=0.0)
-    record(
-        f"{attack} ({isolating})",
-        tries=tries(attack),
-        undefended=in_words(undefended),
-        defended=in_words(measurement),
-    )
-    assert measurement.outcome is Outcome.REJECTED
-    assert "the model reads the next token" in measurement.reason
+@pytest.fixture
+def find_no_note(
+    measure: Measure, isolating: str, record: Record, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., None]:
+    """Check that what box 2 leaves for box 3 is found in no sandbox."""
+
+    def check(attack: str, **constants: Any) -> None:
+        source = source_of(attack, **constants)
+        # A second box that learns from what it is asked is found out whether or not it can tell
+        # the third. Here it is to be the sandbox that keeps them apart.
+        monkeypatch.setattr(runner_module, "_MOST_REPEATED", 0)
+        undefended = measure(source, "none", least_bpb=0.0)
+        if b"no hint" in undefended.log or b"no version" in undefended.log:
+            pytest.skip(f"this file system has no place for the note: {undefended.log!r}")
+        assert undefended.outcome is Outcome.COMPLETE
+        measurement = measure(source, isolating, least_bpb=0.0)
+        record(
+            f"{attack} ({isolating})",
+            tries=tries(attack),
+            undefended=in_words(undefended),
+            defended=in_words(measurement),
+        )
+        assert measurement.outcome is Outcome.REJECTED
+        assert "the model reads the next token" in measurement.reason
+
+    return check
 
 
-def test_note_in_a_file_is_not_found(
-    measure: Measure, tmp_path: Path, isolating: str, record: Record
-) -> None:
+def test_note_in_a_file_is_not_found(find_no_note: Callable[..., None], tmp_path: Path) -> None:
     places = [str(tmp_path / "anywhere")]
     os.mkdir(places[0])
-    assert_note_is_not_found(measure, "leaves_a_note", isolating, record, PLACES=places)
+    find_no_note("leaves_a_note", PLACES=places)
 
 
 @pytest.mark.slow
-def test_note_in_write_hints_is_not_found(
-    measure: Measure, shared: Path, isolating: str, record: Record
-) -> None:
-    assert_note_is_not_found(measure, "leaves_write_hints", isolating, record, FOLDER=str(shared))
+def test_note_in_write_hints_is_not_found(find_no_note: Callable[..., None], shared: Path) -> None:
+    find_no_note("leaves_write_hints", FOLDER=str(shared))
 
 
 @pytest.mark.slow
 def test_note_in_file_versions_is_not_found(
-    measure: Measure, shared: Path, isolating: str, record: Record
+    find_no_note: Callable[..., None], shared: Path
 ) -> None:
-    attack = "leaves_file_versions"
-    assert_note_is_not_found(measure, attack, isolating, record, FOLDER=str(shared))
+    find_no_note("leaves_file_versions", FOLDER=str(shared))
 
 
 # --- Our own process -----------------------------------------------------------------------------
