@@ -146,10 +146,18 @@ def overhead(records: Path, trials: int) -> None:
             supply.start_lock = start_lock
         _records.append(records, done[way])
         print(done[way], flush=True)
-    score = statistics.median(done["cold"]["score"])
+    # A trial that is the best so far is probed at more positions: each by its own cold seconds.
+    cold = done["cold"]
+    score = {
+        count: statistics.median(
+            s for s, probed in zip(cold["score"], cold["probed"], strict=True) if probed == count
+        )
+        for count in set(cold["probed"])
+    }
     for way, record in done.items():
         n = len(record["train"])
-        fixed = (record["wall"] - sum(record["train"]) - n * score) / n
+        scored = sum(score[probed] for probed in record["probed"])
+        fixed = (record["wall"] - sum(record["train"]) - scored) / n
         parts = "".join(
             f", {part} {statistics.median(record[part]):.2f}" for part in record["parts"]
         )
@@ -171,12 +179,14 @@ def _study(trials: int) -> dict[str, Any]:
         study.optimize(objective, n_trials=trials)
         wall = time.monotonic() - began
         objective.close()
-        seconds = [t.system_attrs[MEASUREMENT_KEY]["seconds"] for t in study.trials]
+        measured = [t.system_attrs[MEASUREMENT_KEY] for t in study.trials]
+        seconds = [m["seconds"] for m in measured]
     parts = ("start", "score_start", "probe_start")
     return {
         "wall": wall,
         "train": [s["train"] + s["save"] for s in seconds],
         "score": [s["score"] + s["probe"] for s in seconds],
+        "probed": [m["leak"]["probed"] for m in measured],
         "parts": parts,
         **{part: [s[part] for s in seconds] for part in parts},
     }

@@ -21,7 +21,15 @@ import time
 from typing import Any
 
 
-__all__ = ["BoxReport", "Limits", "MachineFault", "SupervisedBox", "last_words", "our_own"]
+__all__ = [
+    "GRACE_SECONDS",
+    "BoxReport",
+    "Limits",
+    "MachineFault",
+    "SupervisedBox",
+    "last_words",
+    "our_own",
+]
 
 _SUPERVISOR = Path(__file__).with_name("_supervisor.py")
 _LOG_BYTES = 256 << 10
@@ -29,7 +37,7 @@ _FLOOD_BYTES = 64 << 20
 _IDLE_SECONDS = 600.0
 _CURVE_BYTES = 1 << 20
 _PIPE_BYTES = 1 << 20
-_GRACE_SECONDS = 30.0  # by which a supervisor may be overdue before it counts as lost
+GRACE_SECONDS = 30.0  # by which a supervisor may be overdue before it counts as lost
 _REASON_CHARACTERS = 300
 
 
@@ -194,7 +202,7 @@ class SupervisedBox:
                 leash.close()
             self._close([*box_fds, report_write, *([] if start_lock is None else [start_lock])])
         # The supervisor holds the real limits; this is for its own death.
-        self._stop_looking = time.monotonic() + limits.start_seconds + _GRACE_SECONDS
+        self._stop_looking = time.monotonic() + limits.start_seconds + GRACE_SECONDS
         self._start_seconds = limits.start_seconds
         self._tell(config)
 
@@ -215,7 +223,7 @@ class SupervisedBox:
             orphaned: Further folders to be removed when this process dies.
         """
         self._stop_looking = (
-            time.monotonic() + self._start_seconds + 2 * run_seconds + _GRACE_SECONDS
+            time.monotonic() + self._start_seconds + 2 * run_seconds + GRACE_SECONDS
         )
         self._tell(
             {
@@ -243,7 +251,7 @@ class SupervisedBox:
         if self._is_closed:
             return
         self._is_closed = True
-        self._stop_looking = time.monotonic() + _GRACE_SECONDS
+        self._stop_looking = time.monotonic() + GRACE_SECONDS
         self._tell({"stop": True})
         try:
             self.wait_until_ended()

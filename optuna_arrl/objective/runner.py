@@ -28,6 +28,7 @@ from optuna_arrl.frozen_env.evaluation import validation_windows
 from optuna_arrl.frozen_env.prepare import FrozenSetChanged
 from optuna_arrl.frozen_env.prepare import Prepared
 from optuna_arrl.objective.boxes import BoxReport
+from optuna_arrl.objective.boxes import GRACE_SECONDS
 from optuna_arrl.objective.boxes import last_words
 from optuna_arrl.objective.boxes import MachineFault
 from optuna_arrl.objective.boxes import our_own
@@ -63,7 +64,6 @@ _SCRIPT = "train.py"
 _SOURCE_BYTES = 64 << 10
 _CURVE_STEP = 5  # percent of the budget between two points that a pruner sees
 _MIN_FREE_BYTES = 64 << 20
-_GRACE_SECONDS = 30.0
 _EXIT_OUT_OF_MEMORY = 11
 # Loading a model and answering one request may take this share of the budget: what is trained on
 # in a scoring box is trained beyond it.
@@ -377,7 +377,7 @@ class _Trial:
             channel = Channel(
                 box.control,
                 box.reply,
-                deadline=deadline + _GRACE_SECONDS,  # the supervisor's kill comes first
+                deadline=deadline + GRACE_SECONDS,  # the supervisor's kill comes first
                 answer_seconds=limit,
                 vocab_size=self._profile.vocab_size,
                 rounded=self._profile.device == "cuda" or may_round(self._source.decode("utf-8")),
