@@ -1,6 +1,6 @@
 """Trusted entry point of every box: runs first, loads torch, then the edited script.
 
-    python -I launcher.py train CONTROL_FD REPLY_FD CURVE_FD
+    python -I launcher.py train CONTROL_FD REPLY_FD CURVE_FD [PACE_FD]
     python -I launcher.py answer CONTROL_FD REPLY_FD
 
 ``train`` reads one JSON line ``{"source", "start", "deadline", "seed"}``, calls ``build_model()``
@@ -42,7 +42,13 @@ EXIT_NOT_FINITE = 12
 _DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 
 
-def main(mode: str, control_fd: int, reply_fd: int, curve_fd: int | None = None) -> int:
+def main(
+    mode: str,
+    control_fd: int,
+    reply_fd: int,
+    curve_fd: int | None = None,
+    pace_fd: int | None = None,
+) -> int:
     profile = Profile(**json.loads(os.environ["ARRL_PROFILE"]))
     if profile.threads:
         torch.set_num_threads(profile.threads)
@@ -59,7 +65,7 @@ def main(mode: str, control_fd: int, reply_fd: int, curve_fd: int | None = None)
     torch.manual_seed(order["seed"])
     try:
         if mode == "train":
-            _train(profile, order, curve_fd)
+            _train(profile, order, curve_fd, pace_fd)
         else:
             _answer(order, control_fd, reply_fd)
     except (MemoryError, torch.OutOfMemoryError):
@@ -79,10 +85,16 @@ class _NotFinite(ValueError):
     pass
 
 
-def _train(profile: Profile, order: dict[str, Any], curve_fd: int | None) -> None:
+def _train(
+    profile: Profile, order: dict[str, Any], curve_fd: int | None, pace_fd: int | None
+) -> None:
     tokens = os.path.getsize(Path(os.environ["ARRL_DATA"]) / "train.bin") // 2
     clock = BudgetClock(
-        order["start"], order["deadline"], profile.save_margin, profile.max_epochs * tokens
+        order["start"],
+        order["deadline"],
+        profile.save_margin,
+        profile.max_epochs * tokens,
+        pace_fd,
     )
     session = open_session(clock, order["seed"], curve_fd)
     script = _load(order["source"])

@@ -22,7 +22,7 @@ class Profile:
         seq_len:
             Longest window, in tokens.
         budget_seconds:
-            Wall seconds from the moment the launcher receives the edited source.
+            Seconds from the moment the launcher receives the edited source.
         max_epochs:
             The budget also ends when ``batches`` has served the training tokens this often.
         save_margin:
@@ -33,6 +33,8 @@ class Profile:
             Positions at which the score is compared with that of a truncated prefix.
         threads:
             CPU threads of a box.
+        paced:
+            Budget seconds pass as reference work goes on the trial's core (one thread only).
         memory_bytes:
             Memory limit of a box's process tree.
         disk_bytes:
@@ -56,6 +58,7 @@ class Profile:
     eval_tokens: int
     probe_positions: int
     threads: int
+    paced: bool
     memory_bytes: int
     disk_bytes: int
     start_seconds: float
@@ -75,6 +78,7 @@ PROFILES = {
         eval_tokens=49_152,
         probe_positions=1024,
         threads=1,
+        paced=True,
         memory_bytes=3 << 30,
         disk_bytes=1 << 30,
         start_seconds=60.0,
@@ -92,6 +96,7 @@ PROFILES = {
         eval_tokens=131_072,
         probe_positions=512,
         threads=8,
+        paced=False,
         memory_bytes=64 << 30,
         disk_bytes=16 << 30,
         start_seconds=180.0,

@@ -17,6 +17,7 @@ TINY = dataclasses.replace(
     vocab_size=300,
     seq_len=SEQ_LEN,
     budget_seconds=30.0,  # the scripts stop by themselves: a busy machine changes no outcome
+    paced=False,
     save_margin=0.3,
     max_epochs=1e9,
     eval_tokens=1 << 20,  # the whole validation text

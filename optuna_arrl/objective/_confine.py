@@ -24,6 +24,7 @@ import json
 import os
 import platform
 import resource
+import signal
 import struct
 import sys
 from typing import Any
@@ -44,6 +45,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def main(config: dict[str, Any], command: list[str]) -> None:
     _set_limits(config["file_bytes"], config["processes"])
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     _drop_capabilities()
     abi = 0
     if config["landlock"] is not None:
@@ -295,6 +297,7 @@ _DENIED_BELOW_ABI_6 = {"rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297,
 _SOCKET, _SOCKETPAIR = (41, 198), (53, 199)
 _CLONE, _CLONE3 = (56, 220), (435, 435)
 _PRLIMIT = (302, 261)
+_SIGACTION = (13, 134)
 _KILL, _TKILL, _TGKILL = (62, 129), (200, 130), (234, 131)
 _TRUNCATE_FILE = (76, 45)
 _OPEN, _OPENAT, _OPENAT2 = (2, None), (257, 56), (437, 437)
@@ -381,6 +384,14 @@ def system_call_filter(machine: str, *, landlock_abi: int | None, pid: int) -> b
     # Its flags lie in memory, which a filter cannot read: the C library falls back to clone.
     program.on_call(_CLONE3[column], _returning(_NO_SUCH_CALL))
     program.on_call(_PRLIMIT[column], *_deny_unless(0, 0))
+    # Children of a process that ignores their end are reaped without account of their time.
+    program.on_call(
+        _SIGACTION[column],
+        _argument(0),
+        (_IF_EQUAL, signal.SIGCHLD, 0, 1),
+        _returning(_DO_NOTHING),
+        _returning(_ALLOW),
+    )
     program.on_call(_ADVICE[column], _returning(_DO_NOTHING))
     program.on_call(_MADVISE[column], *_deny_if_one_of(2, _PAGE_OUT))
     program.on_call(_PREADV2[column], *_deny_if(5, (_IF_ANY_BIT, _RWF_NOWAIT)))

@@ -6,8 +6,9 @@ limit nor leave a training run behind. It imports nothing of this package and no
 
 The first line is the configuration: the box's command is started, and its launcher's ready line
 waited for. The second hands over the task, now or much later (a box may be started ahead of its
-use): from this moment on the deadline counts. ``{"stop": true}`` means "kill everything", and so
-does the end of standard input, which says that the parent has died. Meanwhile it watches time,
+use): from this moment on the deadline counts. It may move, with the speed of the machine
+(``_pace.py``), and the box is told so by a pipe. ``{"stop": true}`` means "kill everything", and
+so does the end of standard input, which says that the parent has died. Meanwhile it watches time,
 memory and number of processes of the whole tree, the files in its scratch folder and the size of
 the log. On REPORT_FD it writes JSON lines: ``{"event": "ready"}`` when the launcher waits for its
 task, ``{"event": "handed over", ...}``, and ``{"event": "end", ...}`` when the tree is dead,
@@ -23,11 +24,14 @@ from __future__ import annotations
 from collections.abc import Callable
 import contextlib
 import ctypes
+import importlib.util
 import json
+import math
 import os
 import selectors
 import signal
 import stat
+import struct
 import subprocess
 import sys
 import time
@@ -43,6 +47,9 @@ _DISK_LOOK_SECONDS = 0.25
 _THREADS = 8  # of a process, on average
 _MOST_FILES = 10_000
 _DEEPEST_PATH = 1024  # characters
+_PIECE_SECONDS = 0.1  # between pieces of reference work
+# Of the budget: so long before its end a deadline moves no more, that the box can count on it.
+_SETTLED_SHARE = 0.05
 _KILL_SECONDS = 10.0  # after this a process is stuck in the kernel, and waiting does not help
 _READ_BYTES = 1 << 16
 _LINE_BYTES = 4096
@@ -89,6 +96,7 @@ class _Tree:
         self._root: int | None = None
         self.returncode: int | None = None
         self.peak_memory_bytes = 0
+        self.cpu_seconds = 0.0
         self.nameless = _NamelessFiles()
 
     def start(self, command: list[str], cores: list[int] | None, **options: Any) -> None:
@@ -117,8 +125,11 @@ class _Tree:
         """
         memory = processes = threads = 0
         files = _NamelessFiles()
+        # Of those that have ended too: a box cannot have its children reaped by nobody.
+        cpu_seconds = sum(os.times()[2:4])
         for process in self._me.children(recursive=True):
             try:
+                cpu_seconds += sum(process.cpu_times()[:4])
                 memory += _own_memory(process.pid)
                 processes += 1
                 threads += process.num_threads()
@@ -126,6 +137,7 @@ class _Tree:
                     files.add_those_of(process.pid)
             except (OSError, psutil.Error):  # ended meanwhile
                 pass
+        self.cpu_seconds = max(self.cpu_seconds, cpu_seconds)
         if at_files:
             self.nameless = files
         memory += self.nameless.memory_bytes
@@ -277,7 +289,8 @@ class _Supervision:
             ``signal_codes``: whether exit code 128 + n of the command means signal n;
             ``cores`` of the box and ``own_cores`` of this process, or null; ``start_lock``: a
             descriptor to be closed once the box is ready, or null; ``orphaned``: folders to remove
-            when nobody is left who could; ``start_seconds``, ``idle_seconds``: time allowed
+            when nobody is left who could; ``pace``: path of ``_pace.py`` and the descriptor that
+            deadlines are written to, or null; ``start_seconds``, ``idle_seconds``: time allowed
             until ready, and from then until the task comes; ``memory_bytes``, ``processes``,
             ``disk_bytes``: limits of the tree; ``log_bytes`` kept, ``flood_bytes`` tolerated.
         report:
@@ -306,6 +319,10 @@ class _Supervision:
         self._selector = selectors.DefaultSelector()
         self._next_look = self._began
         self._next_disk_look = self._began
+        self._pace: Any = None
+        self._next_piece = math.inf
+        self._start_time = self._looked_at = self._began
+        self._start_cpu_seconds = 0.0
 
     def run(self) -> bytes:
         """Supervise to the end; returns what was kept of the log."""
@@ -334,6 +351,8 @@ class _Supervision:
                 "error": error,
                 "began": self._began,
                 "ended": ended,
+                "deadline": self._limit,
+                "rate": 1.0 if self._pace is None else self._pace.rate,
                 "kill_seconds": time.monotonic() - ended,
                 "peak_memory_bytes": self._tree.peak_memory_bytes,
                 "log_bytes": self._log.seen,
@@ -366,6 +385,8 @@ class _Supervision:
         )
         for fd in (*self._config["box_fds"], log_write):
             os.close(fd)
+        if self._config["pace"] is not None:  # while torch is imported, nobody waits for this
+            self._pace_module = _load(self._config["pace"][0])
 
     def _watch(self) -> str:
         """Wait until something ends the box, and return the reason: one word."""
@@ -375,10 +396,13 @@ class _Supervision:
             now = time.monotonic()
             if now >= self._limit:
                 return "deadline" if self._handed_over else "idle" if self._is_ready else "start"
+            if now >= self._next_piece:
+                self._keep_pace(now)
             if now >= self._next_look:
                 if reason := self._look(now):
                     return reason
-            for key, _ in self._selector.select(min(self._next_look, self._limit) - now):
+            wake = min(self._next_look, self._next_piece, self._limit)
+            for key, _ in self._selector.select(wake - now):
                 if key.fd == self._log_fd:
                     reason = self._drain()
                 elif key.fd == self._wake_fd:
@@ -391,9 +415,27 @@ class _Supervision:
                 if reason:
                     return reason
 
+    def _keep_pace(self, now: float) -> None:
+        """Move the deadline to where the machine's speed so far puts it, and tell the box."""
+        assert self._order is not None
+        budget = self._order["run_seconds"]
+        settled = now + _SETTLED_SHARE * budget
+        if self._limit <= settled:
+            self._next_piece = math.inf
+            return
+        self._pace.measure()
+        if self._looked_at > self._start_time:
+            used = self._tree.cpu_seconds - self._start_cpu_seconds
+            self._pace.share = used / (self._looked_at - self._start_time)
+        self._limit = max(settled, self._start_time + budget / self._pace.rate)
+        with contextlib.suppress(BlockingIOError, BrokenPipeError):  # it need not listen
+            os.write(self._config["pace"][1], struct.pack("<d", self._limit))
+        self._next_piece = time.monotonic() + _PIECE_SECONDS
+
     def _look(self, now: float) -> str:
         at_files = now >= self._next_disk_look
         processes, threads, memory = self._tree.look(at_files=at_files)
+        self._looked_at = now
         most = self._config["processes"]
         reason = ""
         if memory > self._config["memory_bytes"]:
@@ -472,7 +514,12 @@ class _Supervision:
             return
         if self._order["cores"] is not None:
             self._tree.move(self._order["cores"])
-        start = time.monotonic()
+        if self._order["reference_seconds"] is not None:
+            core = min(self._order["cores"])
+            self._pace = self._pace_module.Pace(self._order["reference_seconds"], core)
+            self._tree.look(at_files=False)
+            self._start_cpu_seconds = self._tree.cpu_seconds
+        start = self._start_time = time.monotonic()
         self._limit = start + self._order["run_seconds"]
         self._handed_over = True
         task = {**self._order["task"], "start": start, "deadline": self._limit}
@@ -484,6 +531,8 @@ class _Supervision:
         os.close(self._config["control"])
         os.close(self._config["reply"])
         self._next_look = start
+        if self._pace is not None:
+            self._next_piece = start
         self._report({"event": "handed over", "start": start, "deadline": self._limit})
 
 
@@ -511,6 +560,14 @@ def _is_full(folder: str, most_bytes: int) -> bool:
         if size > most_bytes:
             return True
     return any(isinstance(error, PermissionError) for error in closed)
+
+
+def _load(path: str) -> Any:
+    spec = importlib.util.spec_from_file_location("pace", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _remove(folders: list[str]) -> None:

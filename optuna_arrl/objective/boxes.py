@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 _SUPERVISOR = Path(__file__).with_name("_supervisor.py")
+_PACE = Path(__file__).with_name("_pace.py")
 _LOG_BYTES = 256 << 10
 _FLOOD_BYTES = 64 << 20
 _IDLE_SECONDS = 600.0
@@ -75,7 +76,8 @@ class BoxReport:
         error: What went wrong on the supervisor's side.
         began: When it was started.
         start: When the task was handed over.
-        deadline: When it had to end.
+        deadline: When it had to end, as it was in the end.
+        rate: Seconds of its time per wall second: other than 1 if it kept the machine's pace.
         ended: When it ended, or the order to kill it was given.
         kill_seconds: How long it took until the whole tree was dead.
         peak_memory_bytes: Largest resident memory of the tree.
@@ -89,6 +91,7 @@ class BoxReport:
     began: float
     start: float
     deadline: float
+    rate: float
     ended: float
     kill_seconds: float
     peak_memory_bytes: int
@@ -108,7 +111,7 @@ class SupervisedBox:
     Args:
         command:
             Makes the command line from the file descriptors it is to be given: control, reply and,
-            if asked for, curve.
+            if asked for, curve and pace.
         environment:
             The whole environment of the command.
         folder:
@@ -117,6 +120,8 @@ class SupervisedBox:
             What it may use.
         curve:
             Give it a pipe for its learning curve.
+        paced:
+            Give it a pipe that tells where its deadline has moved to.
         cores:
             Cores that the box starts on; :obj:`None` does not restrict it.
         own_cores:
@@ -140,6 +145,7 @@ class SupervisedBox:
         folder: Path,
         limits: Limits,
         curve: bool = False,
+        paced: bool = False,
         cores: Sequence[int] | None = None,
         own_cores: Sequence[int] | None = None,
         start_lock: int | None = None,
@@ -167,6 +173,12 @@ class SupervisedBox:
                     self._curve_fd, curve_write = self._pipe()
                     os.set_blocking(self._curve_fd, False)
                     box_fds.append(curve_write)
+                pace_fds: list[int] = []
+                if paced:
+                    pace_read, pace_write = pace_fds = list(self._pipe())
+                    os.set_blocking(pace_read, False)
+                    os.set_blocking(pace_write, False)
+                    box_fds.append(pace_read)
                 config = {
                     **dataclasses.asdict(limits),
                     "idle_seconds": _IDLE_SECONDS,
@@ -180,10 +192,11 @@ class SupervisedBox:
                     "cores": None if cores is None else list(cores),
                     "own_cores": None if own_cores is None else list(own_cores),
                     "start_lock": start_lock,
+                    "pace": [str(_PACE), pace_write] if paced else None,
                     "signal_codes": signal_codes,
                     "log_bytes": _LOG_BYTES,
                 }
-                given = [*box_fds, self.control, self.reply, report_write]
+                given = [*box_fds, *pace_fds[1:], self.control, self.reply, report_write]
                 self._process = subprocess.Popen(
                     [sys.executable, "-I", "-B", str(_SUPERVISOR), str(report_write)],
                     stdin=leash.fileno(),
@@ -200,7 +213,8 @@ class SupervisedBox:
                 raise
             finally:
                 leash.close()
-            self._close([*box_fds, report_write, *([] if start_lock is None else [start_lock])])
+            ours = [report_write, *pace_fds[1:], *([] if start_lock is None else [start_lock])]
+            self._close([*box_fds, *ours])
         # The supervisor holds the real limits; this is for its own death.
         self._stop_looking = time.monotonic() + limits.start_seconds + GRACE_SECONDS
         self._start_seconds = limits.start_seconds
@@ -212,6 +226,7 @@ class SupervisedBox:
         *,
         run_seconds: float,
         cores: Sequence[int] | None = None,
+        reference_seconds: float | None = None,
         orphaned: Sequence[Path] = (),
     ) -> None:
         """Give the box its task, as soon as it is ready: from then on its deadline counts.
@@ -220,6 +235,8 @@ class SupervisedBox:
             task: What the launcher reads, with ``start`` and ``deadline`` added.
             run_seconds: Wall seconds it has.
             cores: Cores it has from now on; :obj:`None` leaves them as they are.
+            reference_seconds: Of a piece of reference work (``_pace.py``): its time passes as the
+                work goes on its first core. :obj:`None`: wall seconds. For boxes made ``paced``.
             orphaned: Further folders to be removed when this process dies.
         """
         self._stop_looking = (
@@ -230,6 +247,7 @@ class SupervisedBox:
                 "task": task,
                 "run_seconds": run_seconds,
                 "cores": None if cores is None else list(cores),
+                "reference_seconds": reference_seconds,
                 "orphaned": [str(path) for path in orphaned],
             }
         )
@@ -318,7 +336,6 @@ class SupervisedBox:
         assert self._task is not None and self._end is not None
         return BoxReport(
             start=self._task["start"],
-            deadline=self._task["deadline"],
             log=self._received,
             **{key: value for key, value in self._end.items() if key != "event"},
         )

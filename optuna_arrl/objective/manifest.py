@@ -29,10 +29,17 @@ if TYPE_CHECKING:
     from optuna_arrl.frozen_env.prepare import Prepared
 
 
-__all__ = ["ManifestMismatch", "check_manifest", "make_manifest", "measuring_sources"]
+__all__ = [
+    "ManifestMismatch",
+    "check_manifest",
+    "make_manifest",
+    "measuring_sources",
+    "study_reference_seconds",
+]
 
 # What was noted only helps a reader to explain a difference; it is never compared.
 _NOTED = "noted"
+_REFERENCE = "reference_seconds"
 # These write records and queues; everything else in this folder measures.
 _NOT_MEASURING = frozenset(
     ("__init__.py", "machine.py", "manifest.py", "objective.py", "records.py", "requeue.py")
@@ -55,7 +62,9 @@ def measuring_sources() -> dict[str, str]:
     }
 
 
-def make_manifest(prepared: Prepared, target_source: str) -> dict[str, Any]:
+def make_manifest(
+    prepared: Prepared, target_source: str, *, reference_seconds: float | None = None
+) -> dict[str, Any]:
     """List everything but the edit on which a score depends.
 
     Args:
@@ -63,6 +72,9 @@ def make_manifest(prepared: Prepared, target_source: str) -> dict[str, Any]:
             The prepared corpus, with the profile that is in force.
         target_source:
             The unmodified training script.
+        reference_seconds:
+            Of a piece of reference work on this machine, if budgets are paced. The study's first
+            process says for all what a budget second is.
 
     Returns:
         JSON of about 4 kB. ``profile`` holds sizes, budget, threads and memory limit by name.
@@ -79,6 +91,7 @@ def make_manifest(prepared: Prepared, target_source: str) -> dict[str, Any]:
             "torch": _installed("torch"),
             "python": platform.python_version(),
             "corpus": prepared.manifest["corpus"],
+            _REFERENCE: reference_seconds,
         },
     }
 
@@ -119,6 +132,13 @@ def check_manifest(study: Study, manifest: dict[str, Any]) -> bool:
             "what this one was made with."
         )
     return known is not None
+
+
+def study_reference_seconds(study: Study) -> float | None:
+    """What a piece of reference work took where the study was begun."""
+    manifest = _stored(study) or {}
+    seconds: float | None = manifest.get(_NOTED, {}).get(_REFERENCE)
+    return seconds
 
 
 def _stored(study: Study) -> dict[str, Any] | None:

@@ -34,6 +34,7 @@ from optuna_arrl.objective.machine import worker_is_gone
 from optuna_arrl.objective.machine import worker_record
 from optuna_arrl.objective.manifest import check_manifest
 from optuna_arrl.objective.manifest import make_manifest
+from optuna_arrl.objective.manifest import study_reference_seconds
 from optuna_arrl.objective.requeue import enqueue
 from optuna_arrl.objective.requeue import fail_orphans
 from optuna_arrl.objective.requeue import one_at_a_time
@@ -336,10 +337,11 @@ class TrainScriptObjective:
         with self._lock:
             if self._environment is None:
                 prepared = prepare(self._profile, corpus=self._corpus)
-                self._environment = _Environment(
-                    runner=TrialRunner(prepared, sandbox=self._sandbox),
-                    manifest=make_manifest(prepared, self.script.source),
+                runner = TrialRunner(prepared, sandbox=self._sandbox)
+                manifest = make_manifest(
+                    prepared, self.script.source, reference_seconds=runner.reference_seconds
                 )
+                self._environment = _Environment(runner, manifest)
             return self._environment
 
     def _open(self, study: Study) -> ArtifactStore:
@@ -399,6 +401,7 @@ class TrainScriptObjective:
                 seed=_ENVIRONMENT_SEED,
                 on_curve=on_curve,
                 best_so_far=math.inf if best is None else best,
+                reference_seconds=study_reference_seconds(study),
             )
         except MachineFault as fault:
             return self._lose(trial, fault)
@@ -583,6 +586,7 @@ def _write_measurement(trial: Trial, measurement: Measurement) -> None:
         MEASUREMENT_KEY,
         {
             "seconds": {part: round(s, 3) for part, s in measurement.seconds.items()},
+            "rate": round(measurement.rate, 4),
             "steps": measurement.steps,
             "leak": measurement.leak,
             "seed": _ENVIRONMENT_SEED,

@@ -35,6 +35,7 @@ from optuna_arrl.objective.boxes import our_own
 from optuna_arrl.objective.boxes import SupervisedBox
 from optuna_arrl.objective.cores import CoreClaim
 from optuna_arrl.objective.curve import Curve
+from optuna_arrl.objective.machine import machine_reference_seconds
 from optuna_arrl.objective.manifest import measuring_sources
 from optuna_arrl.objective.sandbox import choose_sandbox
 from optuna_arrl.objective.sandbox import Sandbox
@@ -87,6 +88,7 @@ class Measurement:
         seconds: Wall seconds by part, as far as it came: ``start``, ``train``, ``save`` (what it
             used of the save margin), ``score_start``, ``score``, ``probe_start``, ``probe``,
             ``total``.
+        rate: Budget seconds per wall second of training: the machine's speed meanwhile.
         peak_memory_bytes: Largest resident memory of a box's process tree.
         steps: Last training step that was reported.
         curve: (percent of the budget, smoothed training bits per byte), percents ascending.
@@ -100,6 +102,7 @@ class Measurement:
     val_bpb: float | None
     reason: str
     seconds: dict[str, float]
+    rate: float
     peak_memory_bytes: int
     steps: int
     curve: list[tuple[int, float]]
@@ -114,6 +117,11 @@ class TrialRunner:
 
     Between two trials it keeps a few boxes ready; :meth:`close` ends them, and so does the end of
     the process.
+
+    Attributes:
+        reference_seconds:
+            CPU seconds of a piece of reference work on this machine (``_pace.py``): where a piece
+            takes as long, a budget second is a second. :obj:`None` if the profile is not paced.
 
     Args:
         prepared:
@@ -134,6 +142,9 @@ class TrialRunner:
             secrets=(prepared.private / "val.bin", embedded_corpus_file()),
             readable=prepared.folder,
         )
+        self.reference_seconds = (
+            machine_reference_seconds(prepared.root) if prepared.profile.paced else None
+        )
         self.supply = BoxSupply(prepared, self.sandbox)
         self._sources = measuring_sources()
 
@@ -148,6 +159,7 @@ class TrialRunner:
         seed: int = 0,
         on_curve: Callable[[int, float], bool] | None = None,
         best_so_far: float | None = None,
+        reference_seconds: float | None = None,
     ) -> Measurement:
         """Train and score one script.
 
@@ -162,6 +174,9 @@ class TrialRunner:
             best_so_far:
                 The study's lowest val_bpb. A script that goes below it is probed at eight times as
                 many positions: what a study is remembered for is looked at closest.
+            reference_seconds:
+                What :attr:`reference_seconds` was where the study began; this machine's by
+                default.
 
         Raises:
             MachineFault: The machine failed, not the script; the message says how.
@@ -175,7 +190,16 @@ class TrialRunner:
             if free_bytes < _MIN_FREE_BYTES:
                 raise MachineFault(f"the disk that holds {folder.parent} is full")
             with CoreClaim(self.prepared.profile.threads) as claim:
-                trial = _Trial(self, claim, folder, source, seed, on_curve, best_so_far)
+                trial = _Trial(
+                    self,
+                    claim,
+                    folder,
+                    source,
+                    seed,
+                    on_curve,
+                    best_so_far,
+                    reference_seconds or self.reference_seconds,
+                )
                 measurement = trial.measure()
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -225,6 +249,7 @@ class _Trial:
         seed: int,
         on_curve: Callable[[int, float], bool] | None,
         best_so_far: float | None,
+        reference_seconds: float | None,
     ) -> None:
         self._runner = runner
         self._prepared = runner.prepared
@@ -235,9 +260,11 @@ class _Trial:
         self._seed = seed
         self._on_curve = on_curve
         self._best_so_far = best_so_far
+        self._reference_seconds = reference_seconds
         self._weights = folder / WEIGHTS
         self._seconds: dict[str, float] = {}
         self._peak_memory_bytes = 0
+        self._rate = 1.0
         self._curve = Curve(self._prepared.manifest["train_bytes_per_token"])
         self._log = b""
         self._leak: Leak | None = None
@@ -262,6 +289,7 @@ class _Trial:
             val_bpb=val_bpb,
             reason=reason,
             seconds=self._seconds,
+            rate=self._rate,
             peak_memory_bytes=self._peak_memory_bytes,
             steps=self._curve.step,
             curve=self._curve.points,
@@ -278,7 +306,11 @@ class _Trial:
             # The folder's descriptor, not its name: edited code may put something else there.
             folder_fd = os.open(started.scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                self._hand_over(started, self._profile.budget_seconds)
+                self._hand_over(
+                    started,
+                    self._profile.budget_seconds,
+                    reference_seconds=self._reference_seconds,
+                )
                 # While this one trains, on other cores.
                 self._runner.supply.start_ahead("answer", 2, self._claim)
                 pruned = self._follow(box)
@@ -288,6 +320,7 @@ class _Trial:
                 budget, used = report.deadline - report.start, report.ended - report.start
                 self._seconds["train"] = min(used, budget * (1.0 - self._profile.save_margin))
                 self._seconds["save"] = used - self._seconds["train"]
+                self._rate = report.rate
                 if pruned:
                     raise _Failed(
                         Outcome.PRUNED, "stopped early: its learning curve promised too little"
@@ -404,7 +437,12 @@ class _Trial:
         return answer
 
     def _hand_over(
-        self, started: StartedBox, run_seconds: float, weights: Path | None = None
+        self,
+        started: StartedBox,
+        run_seconds: float,
+        *,
+        weights: Path | None = None,
+        reference_seconds: float | None = None,
     ) -> float:
         """Put the task into a box; returns its deadline."""
         task = {"source": str(started.inbox / _SCRIPT), "seed": self._seed}
@@ -414,7 +452,11 @@ class _Trial:
                 copy_weights(weights, started.inbox / WEIGHTS)
                 task["weights"] = str(started.inbox / WEIGHTS)
         started.supervised.hand_over(
-            task, run_seconds=run_seconds, cores=self._claim.cores, orphaned=(self._folder,)
+            task,
+            run_seconds=run_seconds,
+            cores=self._claim.cores,
+            reference_seconds=reference_seconds,
+            orphaned=(self._folder,),
         )
         return started.supervised.wait_until_handed_over()
 

@@ -167,6 +167,7 @@ class BoxSupply:
                 folder=box.scratch,
                 limits=box_limits(profile),
                 curve=mode == "train",
+                paced=mode == "train" and profile.paced,
                 cores=cores,
                 own_cores=own_cores,
                 start_lock=None if lock is None else os.dup(lock),

@@ -104,6 +104,7 @@ class FakeRunner:
 
     def __init__(self, prepared: Prepared, *, sandbox: str) -> None:
         self.prepared = prepared
+        self.reference_seconds = 0.005
 
     def close(self) -> None:
         pass
@@ -115,6 +116,7 @@ class FakeRunner:
         seed: int = 0,
         on_curve: Callable[[int, float], bool] | None = None,
         best_so_far: float | None = None,
+        reference_seconds: float | None = None,
     ) -> Measurement:
         values: dict[str, Any] = {}
         exec(source, values)
