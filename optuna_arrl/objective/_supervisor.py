@@ -337,6 +337,7 @@ class _Supervision:
             # What it returned by itself; after a kill its status would be ours.
             self._tree.reap()
             returncode = self._tree.returncode
+            self._tree.look(at_files=False)
         finally:
             self._tree.kill()
         while data := _read(self._log_fd):
@@ -354,6 +355,7 @@ class _Supervision:
                 "deadline": self._limit,
                 "rate": 1.0 if self._pace is None else self._pace.rate,
                 "kill_seconds": time.monotonic() - ended,
+                "cpu_seconds": self._tree.cpu_seconds - self._start_cpu_seconds,
                 "peak_memory_bytes": self._tree.peak_memory_bytes,
                 "log_bytes": self._log.seen,
             }
@@ -517,8 +519,8 @@ class _Supervision:
         if self._order["reference_seconds"] is not None:
             core = min(self._order["cores"])
             self._pace = self._pace_module.Pace(self._order["reference_seconds"], core)
-            self._tree.look(at_files=False)
-            self._start_cpu_seconds = self._tree.cpu_seconds
+        self._tree.look(at_files=False)
+        self._start_cpu_seconds = self._tree.cpu_seconds
         start = self._start_time = time.monotonic()
         self._limit = start + self._order["run_seconds"]
         self._handed_over = True

@@ -80,6 +80,7 @@ class BoxReport:
         rate: Seconds of its time per wall second: other than 1 if it kept the machine's pace.
         ended: When it ended, or the order to kill it was given.
         kill_seconds: How long it took until the whole tree was dead.
+        cpu_seconds: Of the whole tree, since it had its task.
         peak_memory_bytes: Largest resident memory of the tree.
         log_bytes: How much was printed.
         log: What was kept of it.
@@ -94,6 +95,7 @@ class BoxReport:
     rate: float
     ended: float
     kill_seconds: float
+    cpu_seconds: float
     peak_memory_bytes: int
     log_bytes: int
     log: bytes

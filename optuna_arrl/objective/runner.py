@@ -70,8 +70,8 @@ _EXIT_OUT_OF_MEMORY = 11
 # in a scoring box is trained beyond it.
 _ANSWER_SHARE = 0.1
 _ANSWER_SECONDS = 1.0  # but this at least
-_MOST_REPEATED = 4  # batches that box 3 is asked for as box 2 was
-_DENSER = 8  # times the profile's positions, where the score would be the study's best
+_MOST_REPEATED = 3  # batches that box 3 is asked for as box 2 was
+_DENSER = 16  # times the profile's positions, where the score would be the study's best
 _TRIES = 2  # of a question: a busy machine may make an honest model late
 
 _T = TypeVar("_T")
@@ -172,8 +172,8 @@ class TrialRunner:
                 Called in this thread with (percent, training bits per byte) whenever a multiple of
                 5 percent is passed; returning True stops the trial as pruned.
             best_so_far:
-                The study's lowest val_bpb. A script that goes below it is probed at eight times as
-                many positions: what a study is remembered for is looked at closest.
+                The study's lowest val_bpb. A script that goes below it is probed at sixteen times
+                as many positions: what a study is remembered for is looked at closest.
             reference_seconds:
                 What :attr:`reference_seconds` was where the study began; this machine's by
                 default.

@@ -1516,6 +1516,27 @@ def test_nothing_outlives_a_supervisor_that_is_killed(
     )
 
 
+def test_time_of_children_cannot_be_hidden(
+    isolating: str, prepared: Prepared, tmp_path: Path, record: Any
+) -> None:
+    """A trial's budget is of processor time: what is hidden would be trained beyond it."""
+    name, children, each = "hides_the_time_of_children", 10, 0.1
+    used = {}
+    for sandbox in ("none", isolating):
+        with AttackBox(sandbox, tmp_path / sandbox, prepared) as box:
+            box.run(name, 60.0, children=children, seconds=each)
+            box.supervised.wait_until_ended()
+            used[sandbox] = box.supervised.report().cpu_seconds
+    assert used["none"] < children * each / 2
+    record(
+        name,
+        tries=words_of(name),
+        undefended="nearly all is hidden",
+        defended=f"{isolating}: all is counted",
+    )
+    assert used[isolating] >= children * each
+
+
 def test_processes_that_flee_are_caught(
     isolating: str, prepared: Prepared, tmp_path: Path, record: Any
 ) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+import os
+import struct
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -83,6 +85,22 @@ def test_budget_ends_a_margin_before_the_deadline(now: list[float]) -> None:
     assert clock.used() == pytest.approx(0.5)
     now[0] = 197.0
     assert clock.used() == pytest.approx(1.0)
+
+
+def test_budget_follows_a_deadline_that_moves(now: list[float]) -> None:
+    told, tell = os.pipe()
+    os.set_blocking(told, False)
+    clock = BudgetClock(100.0, 200.0, 0.03, max_tokens=math.inf, pace_fd=told)
+    now[0] = 148.5
+    assert clock.used() == pytest.approx(0.5)  # nothing was told yet
+    for deadline in (180.0, 197.0, 151.5):  # the last one counts; 3 s of it are for saving
+        os.write(tell, struct.pack("<d", deadline))
+    assert clock.used() == pytest.approx(1.0)
+    os.write(tell, struct.pack("<d", 300.0))
+    assert clock.used() == pytest.approx(48.5 / 197.0)
+    os.close(tell)
+    assert clock.used() == pytest.approx(48.5 / 197.0)
+    os.close(told)
 
 
 def test_short_budgets_keep_time_to_save(now: list[float]) -> None:

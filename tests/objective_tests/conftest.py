@@ -6,6 +6,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 import contextlib
 import dataclasses
+import os
 from pathlib import Path
 import sys
 import textwrap
@@ -92,6 +93,7 @@ def start_box(tmp_path: Path) -> Callable[..., SupervisedBox]:
     ) -> SupervisedBox:
         program = (_HANDSHAKE if handshake else "") + textwrap.dedent(code)
         run_seconds = limits.pop("run_seconds", 60.0)
+        reference_seconds = limits.pop("reference_seconds", None)
         fields = {"start_seconds": 60.0, "memory_bytes": 1 << 30, "disk_bytes": 1 << 30} | limits
         box = SupervisedBox(
             lambda fds: [sys.executable, "-I", "-S", "-c", program, *map(str, fds)],
@@ -99,11 +101,17 @@ def start_box(tmp_path: Path) -> Callable[..., SupervisedBox]:
             folder=tmp_path,
             limits=Limits(**fields),
             curve=curve,
+            paced=reference_seconds is not None,
             cores=cores,
             orphaned=orphaned,
         )
         if hand_over:
-            box.hand_over({"source": "train.py"}, run_seconds=run_seconds)
+            box.hand_over(
+                {"source": "train.py"},
+                run_seconds=run_seconds,
+                cores=None if reference_seconds is None else sorted(os.sched_getaffinity(0))[:1],
+                reference_seconds=reference_seconds,
+            )
         return box
 
     return start

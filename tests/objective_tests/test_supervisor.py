@@ -85,6 +85,46 @@ def test_hands_over_the_task_with_start_and_deadline(start_box: StartBox, tmp_pa
     assert task["deadline"] - task["start"] == pytest.approx(50.0)
 
 
+BUSY = """
+import time
+while True:
+    time.monotonic()
+"""
+
+
+@pytest.mark.parametrize(
+    ("reference_seconds", "limit"),
+    [(1e3, 2.0 / 2.0), (1e-9, 2.0 / 0.33)],  # a machine that is much faster, or slower
+)
+def test_deadline_moves_with_the_speed_of_the_machine_within_bounds(
+    start_box: StartBox, reference_seconds: float, limit: float
+) -> None:
+    report = to_the_end(start_box(BUSY, run_seconds=2.0, reference_seconds=reference_seconds))
+    assert report.reason == "deadline"
+    assert report.deadline - report.start == pytest.approx(limit, abs=0.2)
+    assert report.rate == pytest.approx(2.0 / limit)
+
+
+def test_box_is_told_where_its_deadline_has_moved_to(start_box: StartBox) -> None:
+    code = """
+    import select, struct
+    pace = int(sys.argv[3])
+    select.select([pace], [], [])
+    (deadline,) = struct.unpack("<d", os.read(pace, 8))
+    print(deadline - task["start"])
+    """
+    report = to_the_end(start_box(code, run_seconds=50.0, reference_seconds=1e3))
+    assert float(report.log) == pytest.approx(25.0)
+
+
+def test_time_that_a_box_does_not_use_is_not_counted(start_box: StartBox) -> None:
+    # At this machine's speed, whatever it is, it would be stopped after a second otherwise.
+    code = "signal.pause()"
+    report = to_the_end(start_box(code, run_seconds=1.0, reference_seconds=1e-2))
+    assert report.rate == pytest.approx(0.33)
+    assert report.cpu_seconds < 0.3
+
+
 def test_kills_at_the_deadline_what_ignores_every_signal(start_box: StartBox) -> None:
     report = to_the_end(start_box(STUBBORN, run_seconds=0.3))
     assert (report.reason, report.returncode) == ("deadline", None)
