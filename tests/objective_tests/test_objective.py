@@ -79,6 +79,7 @@ def measured(
     fields: dict[str, Any] = {
         "reason": "" if outcome == Outcome.COMPLETE else f"it ended as {outcome.value}",
         "seconds": {"train": 11.5, "total": 19.25},
+        "rate": 1.0,
         "peak_memory_bytes": 3 * 2**20,
         "steps": 7,
         "curve": [(5, 4.0), (10, 3.0)],
