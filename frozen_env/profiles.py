@@ -30,7 +30,8 @@ class Profile:
         eval_tokens:
             Validation tokens that are scored.
         probe_positions:
-            Positions at which the score is compared with that of a truncated prefix.
+            Positions at which the score is compared with that of a truncated prefix; more where it
+            would be the best of a study.
         threads:
             CPU threads of a box.
         paced:
@@ -76,7 +77,7 @@ PROFILES = {
         max_epochs=4.0,
         save_margin=0.03,
         eval_tokens=49_152,
-        probe_positions=512,
+        probe_positions=256,
         threads=1,
         paced=True,
         memory_bytes=3 << 30,
@@ -94,7 +95,7 @@ PROFILES = {
         max_epochs=4.0,
         save_margin=0.03,
         eval_tokens=131_072,
-        probe_positions=512,
+        probe_positions=256,
         threads=8,
         paced=False,
         memory_bytes=64 << 30,

@@ -8,6 +8,8 @@ while a box starts there ahead of its use. Locks end with the process that holds
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 import fcntl
 import os
 from pathlib import Path
@@ -62,6 +64,17 @@ class CoreClaim:
         traceback: TracebackType | None,
     ) -> None:
         self._release()
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Keep this thread off the trial's cores meanwhile, if there are others."""
+        own = os.sched_getaffinity(0)
+        if self.others:
+            os.sched_setaffinity(0, self.others)
+        try:
+            yield
+        finally:
+            os.sched_setaffinity(0, own)
 
     def _release(self) -> None:
         for lock in self._locks:

@@ -71,7 +71,7 @@ _EXIT_OUT_OF_MEMORY = 11
 _ANSWER_SHARE = 0.1
 _ANSWER_SECONDS = 1.0  # but this at least
 _MOST_REPEATED = 3  # batches that box 3 is asked for as box 2 was
-_DENSER = 16  # times the profile's positions, where the score would be the study's best
+_DENSER = 32  # times the profile's positions, where the score would be the study's best
 _TRIES = 2  # of a question: a busy machine may make an honest model late
 
 _T = TypeVar("_T")
@@ -172,8 +172,8 @@ class TrialRunner:
                 Called in this thread with (percent, training bits per byte) whenever a multiple of
                 5 percent is passed; returning True stops the trial as pruned.
             best_so_far:
-                The study's lowest val_bpb. A script that goes below it is probed at sixteen times
-                as many positions: what a study is remembered for is looked at closest.
+                The study's lowest val_bpb. A script that goes below it is probed at 32 times as
+                many positions: what a study is remembered for is looked at closest.
             reference_seconds:
                 What :attr:`reference_seconds` was where the study began; this machine's by
                 default.
@@ -416,8 +416,10 @@ class _Trial:
                 rounded=self._profile.device == "cuda" or may_round(self._source.decode("utf-8")),
             )
             try:
-                channel.wait_until_loaded()
-                answer = question(channel)
+                # While the model works on one request the softmax of the one before is done.
+                with self._claim.aside():
+                    channel.wait_until_loaded()
+                    answer = question(channel)
             except WrongAnswer as e:
                 refusal = str(e)
             except TooSlow as e:

@@ -51,7 +51,7 @@ _REPLY_BYTES = 8 << 20
 # Two requests must fit into a pipe of 64 KiB: one is sent while the model works on the other.
 _REQUEST_BYTES = 30 << 10
 _LINE_BYTES = 4096
-_BATCH_CHECKS = 16
+_BATCH_CHECKS = 8
 # Batches that box 2 is asked for, at least: some are asked for again, and the rest are probed.
 _LEAST_BATCHES = 8
 # What a loss may change by when the same batch is put to another process, on a CPU: the same

@@ -80,3 +80,18 @@ def test_claims_of_another_process_count(tmp_path: object) -> None:
         assert claim.cores == [9001]
     for fd in (told, tell, done):
         os.close(fd)
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="a machine of one core")
+def test_thread_that_works_beside_a_trial_keeps_off_its_cores() -> None:
+    own = os.sched_getaffinity(0)
+    with CoreClaim(1) as claim:
+        with claim.aside():
+            assert os.sched_getaffinity(0) == own - set(claim.cores)
+        assert os.sched_getaffinity(0) == own
+
+
+def test_thread_stays_where_it_is_if_there_is_nowhere_else() -> None:
+    own = os.sched_getaffinity(0)
+    with CoreClaim(0) as claim, claim.aside():
+        assert os.sched_getaffinity(0) == own

@@ -245,7 +245,7 @@ def test_missing_mask_is_rejected_with_its_profit(tiny_prepared: Prepared) -> No
     assert measurement.leak["changed"] > 0
 
 
-@pytest.mark.parametrize(("best_so_far", "probed"), [(None, 64), (1.0, 64), (7.0, 8 * 64)])
+@pytest.mark.parametrize(("best_so_far", "probed"), [(None, 64), (1.0, 64), (7.0, 32 * 64)])
 def test_score_that_would_be_the_best_is_probed_more_densely(
     tiny_prepared: Prepared, best_so_far: float | None, probed: int
 ) -> None:
