@@ -82,16 +82,21 @@ def test_claims_of_another_process_count(tmp_path: object) -> None:
         os.close(fd)
 
 
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="a machine of one core")
-def test_thread_that_works_beside_a_trial_keeps_off_its_cores() -> None:
-    own = os.sched_getaffinity(0)
-    with CoreClaim(1) as claim:
-        with claim.aside():
-            assert os.sched_getaffinity(0) == own - set(claim.cores)
-        assert os.sched_getaffinity(0) == own
+@pytest.fixture
+def moves(monkeypatch: pytest.MonkeyPatch) -> list[set[int]]:
+    """Where threads are moved to, in turn."""
+    moved: list[set[int]] = []
+    monkeypatch.setattr(os, "sched_setaffinity", lambda _, cores: moved.append(set(cores)))
+    return moved
 
 
-def test_thread_stays_where_it_is_if_there_is_nowhere_else() -> None:
-    own = os.sched_getaffinity(0)
+def test_thread_that_works_beside_a_trial_keeps_off_its_cores(moves: list[set[int]]) -> None:
+    everywhere = {9001, 9002, 9003, 9004}
+    with CoreClaim(1) as claim, claim.aside():
+        assert moves == [everywhere - set(claim.cores)]
+    assert moves[1:] == [everywhere]
+
+
+def test_thread_stays_where_it_is_if_there_is_nowhere_else(moves: list[set[int]]) -> None:
     with CoreClaim(0) as claim, claim.aside():
-        assert os.sched_getaffinity(0) == own
+        assert not moves
