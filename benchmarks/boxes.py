@@ -4,8 +4,8 @@
     python benchmarks/boxes.py overhead runs/overhead.jsonl --trials 20
     python benchmarks/boxes.py throughput runs/throughput.jsonl --pairs 20
 
-scoring: seconds that the score and the probe of a trained model take in their boxes, from the
-moment each has its task, against loading and scoring the same model in one plain process with
+scoring: seconds that the score and the probe of a trained model (one that is not the best so far)
+take in their boxes, from the moment each has its task, against loading and scoring the same model in one plain process with
 the profile's number of threads, without the start of that process.
 
 overhead: wall seconds of trials in a row less their training and less what scoring took where
@@ -86,6 +86,8 @@ def scoring(records: Path, pairs: int) -> None:
     prepared = prepare("cpu")
     source = TrainScriptObjective(profile="cpu").script.source
     runner = TrialRunner(prepared)
+    # What scoring takes by itself; what boxes that start meanwhile take shows in the overhead.
+    supply.start_lock = lambda cores: None
     done = _records.load(records)
     with tempfile.TemporaryDirectory() as folder:
         weights, script = Path(folder, "model.safetensors"), Path(folder, "train.py")
