@@ -5,8 +5,8 @@
     python benchmarks/boxes.py throughput runs/throughput.jsonl --pairs 20
 
 scoring: seconds that the score and the probe of a trained model (one that is not the best so far)
-take in their boxes, from the moment each has its task, against loading and scoring the same model in one plain process with
-the profile's number of threads, without the start of that process.
+take in their boxes, from the moment each has its task, against loading and scoring the same model
+in one plain process with the profile's number of threads, without the start of that process.
 
 overhead: wall seconds of trials in a row less their training and less what scoring took where
 every box was started when it was needed; so work that is only moved elsewhere is not counted as
