@@ -311,11 +311,13 @@ class _Trial:
                     self._profile.budget_seconds,
                     reference_seconds=self._reference_seconds,
                 )
-                # While this one trains, on other cores.
-                self._runner.supply.start_ahead("answer", 2, self._claim)
+                # While this one trains, on other cores: its own next two, and the next trial's
+                # first, unless that would take memory on the device that this one trains on.
+                ahead = 1 if self._profile.device == "cpu" else 0
+                self._runner.supply.start_ahead({"answer": 2, "train": ahead}, self._claim)
                 pruned = self._follow(box)
                 box.end()
-                self._runner.supply.start_ahead("train", 1, self._claim)
+                self._runner.supply.start_ahead({"train": 1}, self._claim)
                 report = self._account(box, "train", asked)
                 budget, used = report.deadline - report.start, report.ended - report.start
                 self._seconds["train"] = min(used, budget * (1.0 - self._profile.save_margin))
@@ -385,7 +387,7 @@ class _Trial:
             longer: Times the profile's allowance that all answers may take together.
         """
         # Unless that has been done while this trial trained.
-        self._runner.supply.start_ahead("train", 1, self._claim)
+        self._runner.supply.start_ahead({"train": 1}, self._claim)
         limit = max(_ANSWER_SECONDS, _ANSWER_SHARE * self._profile.budget_seconds)
         seconds = longer * self._profile.score_seconds
         for _ in range(_TRIES):

@@ -90,23 +90,26 @@ class BoxSupply:
         with self._lock:
             _end_spares(self._spares, self._process)
 
-    def start_ahead(self, mode: Mode, count: int, claim: CoreClaim) -> None:
-        """See to it that boxes of a kind are ready or starting, if there is a core for them.
+    def start_ahead(self, counts: dict[Mode, int], claim: CoreClaim) -> None:
+        """See to it that boxes are ready or starting, if there is a core for them.
 
         Args:
-            mode: What for.
-            count: How many there shall be.
+            counts: How many there shall be of each kind; those needed first come first.
             claim: The cores of the trial that goes on meanwhile.
         """
         with self._lock:
             self._after_fork()
-            missing = count - len(self._spares[mode])
-            place = start_lock(claim.others) if missing > 0 else None
+            missing: list[Mode] = [
+                mode
+                for mode, count in counts.items()
+                for _ in range(count - len(self._spares[mode]))
+            ]
+            place = start_lock(claim.others) if missing else None
             if place is None:
                 return
             core, lock = place
             try:
-                for _ in range(missing):
+                for mode in missing:
                     self._spares[mode].append(
                         self._start(mode, cores=[core], own_cores=[core], lock=lock)
                     )

@@ -58,7 +58,7 @@ def launchers() -> set[int]:
 def test_box_started_ahead_is_the_one_that_is_used_and_used_once(
     supply: BoxSupply, claim: CoreClaim
 ) -> None:
-    supply.start_ahead("answer", 1, claim)
+    supply.start_ahead({"answer": 1}, claim)
     (spare,) = supply._spares["answer"]
     assert spare.supervised.is_ready(wait=True)
     (pid,) = launchers()
@@ -71,29 +71,29 @@ def test_box_started_ahead_is_the_one_that_is_used_and_used_once(
 
 
 def test_as_many_as_asked_for_wait_and_no_more(supply: BoxSupply, claim: CoreClaim) -> None:
-    supply.start_ahead("answer", 2, claim)
+    supply.start_ahead({"answer": 2}, claim)
     for spare in supply._spares["answer"]:
         assert spare.supervised.is_ready(wait=True)
-    supply.start_ahead("answer", 2, claim)
+    supply.start_ahead({"answer": 2}, claim)
     assert len(supply._spares["answer"]) == 2
 
 
 def test_kinds_are_not_mixed(supply: BoxSupply, claim: CoreClaim) -> None:
-    supply.start_ahead("answer", 1, claim)
+    supply.start_ahead({"answer": 1}, claim)
     assert supply._take_spare("train") is None
 
 
 def test_closing_ends_what_waits_and_leaves_nothing(
     supply: BoxSupply, claim: CoreClaim, folders: Path
 ) -> None:
-    supply.start_ahead("answer", 2, claim)
+    supply.start_ahead({"answer": 2}, claim)
     supply.close()
     assert not launchers()
     assert not list(folders.iterdir())
 
 
 def test_spare_that_died_is_not_used(supply: BoxSupply, claim: CoreClaim, folders: Path) -> None:
-    supply.start_ahead("answer", 1, claim)
+    supply.start_ahead({"answer": 1}, claim)
     (spare,) = supply._spares["answer"]
     assert spare.supervised.is_ready(wait=True)
     (pid,) = launchers()
@@ -103,19 +103,26 @@ def test_spare_that_died_is_not_used(supply: BoxSupply, claim: CoreClaim, folder
     assert not list(folders.iterdir())
 
 
+def test_boxes_of_several_kinds_start_together(supply: BoxSupply, claim: CoreClaim) -> None:
+    supply.start_ahead({"answer": 2, "train": 1}, claim)
+    assert [len(supply._spares[mode]) for mode in ("answer", "train")] == [2, 1]
+    supply.start_ahead({"train": 1}, claim)  # there is one
+    assert len(supply._spares["train"]) == 1
+
+
 def test_nothing_starts_ahead_without_a_core_of_its_own(
     supply: BoxSupply, claim: CoreClaim
 ) -> None:
     with CoreClaim(1):  # the other core of two; on a larger machine, all others
         claim.others = claim.others[:1]
-        supply.start_ahead("answer", 1, claim)
+        supply.start_ahead({"answer": 1}, claim)
         assert not supply._spares["answer"]
 
 
 def test_forked_process_leaves_the_spares_to_its_parent(
     supply: BoxSupply, claim: CoreClaim
 ) -> None:
-    supply.start_ahead("answer", 1, claim)
+    supply.start_ahead({"answer": 1}, claim)
     (spare,) = supply._spares["answer"]
     assert spare.supervised.is_ready(wait=True)
     child = os.fork()
