@@ -175,6 +175,8 @@ _DENIED = {
     # ... with whom open files could be left, on their way in a socket, where nobody counts them
     "sendmsg": (46, 211),
     "sendmmsg": (307, 269),
+    # ... nor memory that is in a pipe and no longer theirs
+    "vmsplice": (278, 75),
     "pidfd_getfd": (438, 438),
     "pidfd_send_signal": (424, 424),
     "kcmp": (312, 272),

@@ -25,31 +25,32 @@ import numpy as np
 
 __all__ = ["Pace"]
 
-# Nothing stretches a trial without end: no other machine's reference, no busy machine, no sleep.
-_SLOWEST, _FASTEST = 0.33, 2.0
+_FASTEST = 2.0
 _USUAL_SHARE = 0.95  # what the pieces themselves leave of a core
-_PIECES = 60
+# At first little has been seen: as if so much had been before, at the usual share and speed.
+_PRIOR_SECONDS, _PRIOR_PIECES = 0.3, 2
+_PIECES = 200
 _CACHE_BYTES = 32 << 20
 
 
 class Pace:
     """The speed of one core, and how much of it a trial has.
 
-    Attributes:
-        share: CPU seconds per wall second of the trial so far.
-
     Args:
         reference_seconds: Of a piece, where a budget second is a second.
         core: Where the trial trains.
+        longest: Wall seconds of a budget second at most, so that nothing stretches a trial
+            without end: no other machine's reference, no busy machine, no sleep.
     """
 
-    def __init__(self, reference_seconds: float, core: int) -> None:
+    def __init__(self, reference_seconds: float, core: int, *, longest: float) -> None:
         self._reference_seconds = reference_seconds
         self._core = core
+        self._slowest = 1.0 / longest
         self._work = _Work()
-        self._seconds = 0.0
-        self._count = 0
-        self.share = _USUAL_SHARE
+        self._seconds = _PRIOR_PIECES * reference_seconds
+        self._count = _PRIOR_PIECES
+        self._share = _USUAL_SHARE
 
     def measure(self) -> None:
         """Time one piece on the trial's core, and go back to where this thread was."""
@@ -61,14 +62,20 @@ class Pace:
         finally:
             os.sched_setaffinity(0, own)
 
+    def observe(self, cpu_seconds: float, wall_seconds: float) -> None:
+        """Take note of what the trial had of the core since it began."""
+        prior = _USUAL_SHARE * _PRIOR_SECONDS
+        self._share = (cpu_seconds + prior) / (wall_seconds + _PRIOR_SECONDS)
+
+    def work_of(self, cpu_seconds: float) -> float:
+        """Budget seconds that so many CPU seconds are worth, at the speed so far."""
+        speed = self._reference_seconds * self._count / self._seconds
+        return cpu_seconds / _USUAL_SHARE * speed
+
     @property
     def rate(self) -> float:
         """Budget seconds per wall second so far; 1 before the first piece."""
-        if not self._count:
-            return 1.0
-        speed = self._reference_seconds * self._count / self._seconds
-        rate = self.share / _USUAL_SHARE * speed
-        return min(max(rate, _SLOWEST), _FASTEST)
+        return min(max(self.work_of(self._share), self._slowest), _FASTEST)
 
 
 class _Work:

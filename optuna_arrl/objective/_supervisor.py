@@ -45,11 +45,17 @@ _LOOK_SHARE = 0.05  # of a core at most: on a machine with many processes we loo
 _SLOWEST_LOOK_SECONDS = 0.5
 _DISK_LOOK_SECONDS = 0.25
 _THREADS = 8  # of a process, on average
+# What a box may make us read at a time: a process of torch has a thousand mappings.
+_MOST_MAPPINGS = 100_000
+_SOCKET_BYTES, _PIPE_BYTES = 256 << 10, 1 << 20  # that one may hold, as memory of nobody
+# Of the budget, in work: what the last stretch, in which a deadline stands, may add to it.
+_MOST_USED = 1.06
 _MOST_FILES = 10_000
 _DEEPEST_PATH = 1024  # characters
 _PIECE_SECONDS = 0.1  # between pieces of reference work
 # Of the budget: so long before its end a deadline moves no more, that the box can count on it.
 _SETTLED_SHARE = 0.05
+_SETTLED_SECONDS = 0.3  # but at least so long: it takes as long to save
 _KILL_SECONDS = 10.0  # after this a process is stuck in the kernel, and waiting does not help
 _READ_BYTES = 1 << 16
 _LINE_BYTES = 4096
@@ -97,6 +103,7 @@ class _Tree:
         self.returncode: int | None = None
         self.peak_memory_bytes = 0
         self.cpu_seconds = 0.0
+        self.looked_at = 0.0
         self.nameless = _NamelessFiles()
 
     def start(self, command: list[str], cores: list[int] | None, **options: Any) -> None:
@@ -127,18 +134,22 @@ class _Tree:
         files = _NamelessFiles()
         # Of those that have ended too: a box cannot have its children reaped by nobody.
         cpu_seconds = sum(os.times()[2:4])
-        for process in self._me.children(recursive=True):
+        tree = self._me.children(recursive=True)
+        for process in tree:
             try:
                 cpu_seconds += sum(process.cpu_times()[:4])
-                memory += _own_memory(process.pid)
+                own_memory, own_threads = _memory_and_threads(process.pid)
+                memory += own_memory
+                threads += own_threads
                 processes += 1
-                threads += process.num_threads()
-                if at_files:
-                    files.add_those_of(process.pid)
             except (OSError, psutil.Error):  # ended meanwhile
                 pass
+        self.looked_at = time.monotonic()
         self.cpu_seconds = max(self.cpu_seconds, cpu_seconds)
         if at_files:
+            for process in tree:
+                with contextlib.suppress(OSError):  # ended meanwhile
+                    files.add_those_of(process.pid)
             self.nameless = files
         memory += self.nameless.memory_bytes
         self.peak_memory_bytes = max(self.peak_memory_bytes, memory)
@@ -176,8 +187,10 @@ class _NamelessFiles:
     """Files that processes have open or mapped and that no folder holds; each counts once.
 
     Attributes:
-        memory_bytes: Of those that lie in memory: memfd, shared memory without a file.
+        memory_bytes: Of those that lie in memory: memfd, shared memory without a file, and what
+            sockets and pipes may hold.
         disk_bytes: Of the others.
+        are_too_many: There are more mappings than can be looked at in good time.
     """
 
     def __init__(self) -> None:
@@ -185,55 +198,79 @@ class _NamelessFiles:
         self._device_of_memory = os.fstat(fd).st_dev
         os.close(fd)
         self._seen: set[tuple[int, int]] = set()
+        self._mappings = 0
         self.memory_bytes = 0
         self.disk_bytes = 0
+        self.are_too_many = False
 
     def add_those_of(self, pid: int) -> None:
+        if self.are_too_many:
+            return
         for fd in os.listdir(f"/proc/{pid}/fd"):
             self._add(f"/proc/{pid}/fd/{fd}")
-        with open(f"/proc/{pid}/maps", errors="replace") as file:
+        # Bytes, and lines as the kernel ends them: what a box names may hold anything else.
+        with open(f"/proc/{pid}/maps", "rb") as file:
             for line in file:
-                if line.endswith(" (deleted)\n"):
-                    place, _, _, device, inode, _ = line.split(maxsplit=5)
-                    start, end = (int(address, 16) for address in place.split("-"))
-                    # Others than root may not look: to them the size says what it may hold.
-                    if not self._add(f"/proc/{pid}/map_files/{start:x}-{end:x}"):
-                        number = os.makedev(*(int(part, 16) for part in device.split(":")))
-                        self._count(number, int(inode), end - start)
+                self._mappings += 1
+                if self._mappings > _MOST_MAPPINGS:
+                    self.are_too_many = True
+                    return
+                if line.endswith(b" (deleted)\n"):
+                    self._add_mapping(pid, line)
+
+    def _add_mapping(self, pid: int, line: bytes) -> None:
+        place, _, _, device, inode, _ = line.split(maxsplit=5)
+        start, end = (int(address, 16) for address in place.split(b"-"))
+        file = os.makedev(*(int(part, 16) for part in device.split(b":"))), int(inode)
+        # Others than root may not look: to them the size says what it may hold.
+        if file not in self._seen and not self._add(f"/proc/{pid}/map_files/{start:x}-{end:x}"):
+            self._count(*file, end - start)
 
     def _add(self, path: str) -> bool:
         try:
             status = os.stat(path)
         except OSError:
             return False
-        if stat.S_ISREG(status.st_mode) and not status.st_nlink:
-            self._count(status.st_dev, status.st_ino, status.st_blocks * 512)
+        file = status.st_dev, status.st_ino
+        if stat.S_ISSOCK(status.st_mode):
+            self._count(*file, _SOCKET_BYTES, in_memory=True)
+        elif stat.S_ISFIFO(status.st_mode):
+            self._count(*file, _PIPE_BYTES, in_memory=True)
+        elif stat.S_ISREG(status.st_mode) and not status.st_nlink:
+            self._count(*file, status.st_blocks * 512)
         return True
 
-    def _count(self, device: int, inode: int, size: int) -> None:
+    def _count(self, device: int, inode: int, size: int, *, in_memory: bool = False) -> None:
         if (device, inode) in self._seen:
             return
         self._seen.add((device, inode))
-        if device == self._device_of_memory:
+        if in_memory or device == self._device_of_memory:
             self.memory_bytes += size
         else:
             self.disk_bytes += size
 
 
-def _own_memory(pid: int) -> int:
-    """Resident bytes of a process without those shared by name, which count as files."""
-    if size := _own_memory_of_thread(f"/proc/{pid}"):
-        return size
-    # Its first thread has ended and shows none; the others do.
-    threads = os.listdir(f"/proc/{pid}/task")
-    return max((_own_memory_of_thread(f"/proc/{pid}/task/{name}") for name in threads), default=0)
+_MEMORY = (b"RssAnon", b"RssFile", b"VmPTE")  # what is shared by name counts as files
 
 
-def _own_memory_of_thread(folder: str) -> int:
-    with contextlib.suppress(OSError), open(f"{folder}/status") as file:
-        kinds = ("RssAnon:", "RssFile:")
-        return sum(int(line.split()[1]) << 10 for line in file if line.startswith(kinds))
-    return 0  # ended meanwhile
+def _memory_and_threads(pid: int) -> tuple[int, int]:
+    """Bytes of memory that a process has for itself, and the number of its threads."""
+    figures = _figures(f"/proc/{pid}")
+    threads = figures.get(b"Threads", 0)
+    if b"RssAnon" not in figures:
+        # Its first thread has ended and shows none; the others do.
+        tasks = [_figures(f"/proc/{pid}/task/{name}") for name in os.listdir(f"/proc/{pid}/task")]
+        figures = next((each for each in tasks if b"RssAnon" in each), {})
+    return sum(figures.get(kind, 0) for kind in _MEMORY) << 10, threads
+
+
+def _figures(folder: str) -> dict[bytes, int]:
+    with contextlib.suppress(OSError), open(f"{folder}/status", "rb") as file:
+        # The first line is the name, which a box chooses; the kernel leaves no line end in it.
+        lines = (line.partition(b":") for line in file.read().split(b"\n")[1:])
+        kinds = (*_MEMORY, b"Threads")
+        return {kind: int(value.split()[0]) for kind, _, value in lines if kind in kinds}
+    return {}  # ended meanwhile
 
 
 def _has_children() -> bool:
@@ -321,7 +358,7 @@ class _Supervision:
         self._next_disk_look = self._began
         self._pace: Any = None
         self._next_piece = math.inf
-        self._start_time = self._looked_at = self._began
+        self._start_time = self._began
         self._start_cpu_seconds = 0.0
 
     def run(self) -> bytes:
@@ -338,6 +375,8 @@ class _Supervision:
             self._tree.reap()
             returncode = self._tree.returncode
             self._tree.look(at_files=False)
+            if reason == "ok" and self._has_used_too_much():
+                reason = "deadline"
         finally:
             self._tree.kill()
         while data := _read(self._log_fd):
@@ -421,26 +460,34 @@ class _Supervision:
         """Move the deadline to where the machine's speed so far puts it, and tell the box."""
         assert self._order is not None
         budget = self._order["run_seconds"]
-        settled = now + _SETTLED_SHARE * budget
-        if self._limit <= settled:
+        settled = max(_SETTLED_SHARE * budget, min(_SETTLED_SECONDS, budget / 2))
+        if self._limit - now <= settled:
             self._next_piece = math.inf
             return
         self._pace.measure()
-        if self._looked_at > self._start_time:
-            used = self._tree.cpu_seconds - self._start_cpu_seconds
-            self._pace.share = used / (self._looked_at - self._start_time)
-        self._limit = max(settled, self._start_time + budget / self._pace.rate)
+        self._pace.observe(
+            self._tree.cpu_seconds - self._start_cpu_seconds,
+            max(0.0, self._tree.looked_at - self._start_time),
+        )
+        target = self._start_time + budget / self._pace.rate
+        self._limit = max(time.monotonic() + settled, target)
         with contextlib.suppress(BlockingIOError, BrokenPipeError):  # it need not listen
             os.write(self._config["pace"][1], struct.pack("<d", self._limit))
         self._next_piece = time.monotonic() + _PIECE_SECONDS
 
+    def _has_used_too_much(self) -> bool:
+        """Tell whether more was computed than the budget allows, whatever the clock said."""
+        if self._pace is None or self._order is None:
+            return False
+        used = self._pace.work_of(self._tree.cpu_seconds - self._start_cpu_seconds)
+        return bool(used > _MOST_USED * self._order["run_seconds"])
+
     def _look(self, now: float) -> str:
         at_files = now >= self._next_disk_look
         processes, threads, memory = self._tree.look(at_files=at_files)
-        self._looked_at = now
         most = self._config["processes"]
         reason = ""
-        if memory > self._config["memory_bytes"]:
+        if memory > self._config["memory_bytes"] or self._tree.nameless.are_too_many:
             reason = "memory"
         elif processes > most or threads > _THREADS * most:
             reason = "processes"
@@ -518,7 +565,9 @@ class _Supervision:
             self._tree.move(self._order["cores"])
         if self._order["reference_seconds"] is not None:
             core = min(self._order["cores"])
-            self._pace = self._pace_module.Pace(self._order["reference_seconds"], core)
+            self._pace = self._pace_module.Pace(
+                self._order["reference_seconds"], core, longest=self._order["longest"]
+            )
         self._tree.look(at_files=False)
         self._start_cpu_seconds = self._tree.cpu_seconds
         start = self._start_time = time.monotonic()

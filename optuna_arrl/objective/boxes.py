@@ -38,6 +38,7 @@ _FLOOD_BYTES = 64 << 20
 _IDLE_SECONDS = 600.0
 _CURVE_BYTES = 1 << 20
 _PIPE_BYTES = 1 << 20
+LONGEST = 3.0  # wall seconds of a budget second, in a box that keeps the machine's pace
 GRACE_SECONDS = 30.0  # by which a supervisor may be overdue before it counts as lost
 _REASON_CHARACTERS = 300
 
@@ -235,14 +236,14 @@ class SupervisedBox:
 
         Args:
             task: What the launcher reads, with ``start`` and ``deadline`` added.
-            run_seconds: Wall seconds it has.
+            run_seconds: Seconds it has.
             cores: Cores it has from now on; :obj:`None` leaves them as they are.
             reference_seconds: Of a piece of reference work (``_pace.py``): its time passes as the
                 work goes on its first core. :obj:`None`: wall seconds. For boxes made ``paced``.
             orphaned: Further folders to be removed when this process dies.
         """
         self._stop_looking = (
-            time.monotonic() + self._start_seconds + 2 * run_seconds + GRACE_SECONDS
+            time.monotonic() + self._start_seconds + LONGEST * run_seconds + GRACE_SECONDS
         )
         self._tell(
             {
@@ -250,6 +251,7 @@ class SupervisedBox:
                 "run_seconds": run_seconds,
                 "cores": None if cores is None else list(cores),
                 "reference_seconds": reference_seconds,
+                "longest": LONGEST,
                 "orphaned": [str(path) for path in orphaned],
             }
         )

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import glob
 import hashlib
-import json
 import os
 from pathlib import Path
 import platform
 import socket
 import subprocess
 import sys
-import tempfile
 from typing import Any
 
 
@@ -22,7 +19,6 @@ __all__ = [
     "default_profile",
     "device_model",
     "has_nvidia",
-    "machine_reference_seconds",
     "worker_is_gone",
     "worker_record",
 ]
@@ -40,7 +36,6 @@ if not (failed or cuda.cuDeviceGetName(name, 256, device)):
     if not cuda.cuDeviceGetPCIBusId(address, 64, device):
         print(address.value.decode())
 """
-_PACE = Path(__file__).with_name("_pace.py")
 # Besides the device's own file.
 _SHARED_DEVICE_FILES = ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-modeset", "dxg")
 
@@ -56,35 +51,6 @@ def has_nvidia() -> bool:
         return False
     # Containers may see /dev/nvidia3 alone; under WSL there is /dev/dxg and NVIDIA's library.
     return bool(glob.glob("/dev/nvidia[0-9]*")) or os.path.exists("/usr/lib/wsl/lib/libcuda.so.1")
-
-
-def machine_reference_seconds(folder: Path) -> float:
-    """CPU seconds of a piece of reference work (``_pace.py``) on this machine.
-
-    Measured once, which takes a second or two, and kept, so that all studies here mean the same by
-    a budget second.
-
-    Args:
-        folder:
-            Where it is kept.
-    """
-    path = folder / "pace.json"
-    model = device_model("cpu")
-    try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        if kept["processor"] == model:
-            return float(kept["reference_seconds"])
-    except (OSError, ValueError, KeyError, TypeError):  # not there yet, or not ours
-        pass
-    answer = subprocess.run(
-        [sys.executable, "-I", "-B", str(_PACE)], capture_output=True, text=True, check=True
-    )
-    seconds = float(answer.stdout)
-    with contextlib.suppress(OSError):  # then it is measured again
-        with tempfile.NamedTemporaryFile("w", dir=folder, delete=False) as file:
-            json.dump({"processor": model, "reference_seconds": seconds}, file)
-        Path(file.name).replace(path)
-    return seconds
 
 
 def device_model(device: str) -> str:

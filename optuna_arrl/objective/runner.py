@@ -35,8 +35,8 @@ from optuna_arrl.objective.boxes import our_own
 from optuna_arrl.objective.boxes import SupervisedBox
 from optuna_arrl.objective.cores import CoreClaim
 from optuna_arrl.objective.curve import Curve
-from optuna_arrl.objective.machine import machine_reference_seconds
 from optuna_arrl.objective.manifest import measuring_sources
+from optuna_arrl.objective.reference import machine_reference_seconds
 from optuna_arrl.objective.sandbox import choose_sandbox
 from optuna_arrl.objective.sandbox import Sandbox
 from optuna_arrl.objective.scorer import answer_windows

@@ -94,7 +94,7 @@ while True:
 
 @pytest.mark.parametrize(
     ("reference_seconds", "limit"),
-    [(1e3, 2.0 / 2.0), (1e-9, 2.0 / 0.33)],  # a machine that is much faster, or slower
+    [(1e3, 2.0 / 2.0), (1e-9, 2.0 * 3.0)],  # a machine that is much faster, or slower
 )
 def test_deadline_moves_with_the_speed_of_the_machine_within_bounds(
     start_box: StartBox, reference_seconds: float, limit: float
@@ -114,15 +114,38 @@ def test_box_is_told_where_its_deadline_has_moved_to(start_box: StartBox) -> Non
     print(deadline - task["start"])
     """
     report = to_the_end(start_box(code, run_seconds=50.0, reference_seconds=1e3))
-    assert float(report.log) == pytest.approx(25.0)
+    # Of the first piece and the two that are taken as seen before.
+    assert 25.0 <= float(report.log) < 50.0
 
 
-def test_time_that_a_box_does_not_use_is_not_counted(start_box: StartBox) -> None:
-    # At this machine's speed, whatever it is, it would be stopped after a second otherwise.
-    code = "signal.pause()"
-    report = to_the_end(start_box(code, run_seconds=1.0, reference_seconds=1e-2))
-    assert report.rate == pytest.approx(0.33)
+def test_time_that_a_box_does_not_have_is_not_counted(start_box: StartBox) -> None:
+    idle = """
+    signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, 1.5)
+    signal.pause()
+    """
+    report = to_the_end(start_box(idle, run_seconds=30.0, reference_seconds=5e-3))
+    assert (report.reason, report.rate) == ("ok", pytest.approx(1.0 / 3.0))
     assert report.cpu_seconds < 0.3
+
+
+def test_more_work_than_the_budget_allows_is_late_whatever_the_clock_says(
+    start_box: StartBox,
+) -> None:
+    # It sleeps, which moves its deadline, and computes while nobody looks.
+    code = """
+    import time
+    supervisor = os.getppid()
+    os.kill(supervisor, signal.SIGSTOP)
+    if os.fork() == 0:
+        time.sleep(2.0)
+        os.kill(supervisor, signal.SIGCONT)
+        os._exit(0)
+    while time.process_time() < 1.5:
+        pass
+    """
+    report = to_the_end(start_box(code, run_seconds=1.0, reference_seconds=5e-3))
+    assert report.reason == "deadline"
 
 
 def test_kills_at_the_deadline_what_ignores_every_signal(start_box: StartBox) -> None:
