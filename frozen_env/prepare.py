@@ -86,8 +86,9 @@ class Prepared:
 
 def default_cache() -> Path:
     """``$XDG_CACHE_HOME/optuna-arrl``, or ``~/.cache/optuna-arrl``."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "optuna-arrl"
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    # The XDG specification has relative paths ignored.
+    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "optuna-arrl"
 
 
 def frozen_sources() -> dict[str, str]:

@@ -45,8 +45,6 @@ _LOOK_SHARE = 0.05  # of a core at most: on a machine with many processes we loo
 _SLOWEST_LOOK_SECONDS = 0.5
 _DISK_LOOK_SECONDS = 0.25
 _THREADS = 8  # of a process, on average
-# What a box may make us read at a time: a process of torch has a thousand mappings.
-_MOST_MAPPINGS = 100_000
 _SOCKET_BYTES, _PIPE_BYTES = 256 << 10, 1 << 20  # that one may hold, as memory of nobody
 # Of the budget, in work: what the last stretch, in which a deadline stands, may add to it.
 _MOST_USED = 1.06
@@ -97,14 +95,15 @@ class _Tree:
     adopted by this process (subreaper), not by init.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most_mappings: int) -> None:
+        self._most_mappings = most_mappings
         self._me = psutil.Process()
         self._root: int | None = None
         self.returncode: int | None = None
         self.peak_memory_bytes = 0
         self.cpu_seconds = 0.0
         self.looked_at = 0.0
-        self.nameless = _NamelessFiles()
+        self.nameless = _NamelessFiles(most_mappings)
 
     def start(self, command: list[str], cores: list[int] | None, **options: Any) -> None:
         supervisor = os.getpid()
@@ -131,7 +130,7 @@ class _Tree:
             at_files: Look anew at the files without a name, which takes longer.
         """
         memory = processes = threads = 0
-        files = _NamelessFiles()
+        files = _NamelessFiles(self._most_mappings)
         # Of those that have ended too: a box cannot have its children reaped by nobody.
         cpu_seconds = sum(os.times()[2:4])
         tree = self._me.children(recursive=True)
@@ -186,14 +185,18 @@ class _Tree:
 class _NamelessFiles:
     """Files that processes have open or mapped and that no folder holds; each counts once.
 
+    Args:
+        most_mappings: That are looked at: a box may not keep us busy with more.
+
     Attributes:
         memory_bytes: Of those that lie in memory: memfd, shared memory without a file, and what
             sockets and pipes may hold.
         disk_bytes: Of the others.
-        are_too_many: There are more mappings than can be looked at in good time.
+        are_too_many: There are more mappings.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most_mappings: int) -> None:
+        self._most_mappings = most_mappings
         fd = os.memfd_create("")
         self._device_of_memory = os.fstat(fd).st_dev
         os.close(fd)
@@ -212,7 +215,7 @@ class _NamelessFiles:
         with open(f"/proc/{pid}/maps", "rb") as file:
             for line in file:
                 self._mappings += 1
-                if self._mappings > _MOST_MAPPINGS:
+                if self._mappings > self._most_mappings:
                     self.are_too_many = True
                     return
                 if line.endswith(b" (deleted)\n"):
@@ -329,7 +332,8 @@ class _Supervision:
             when nobody is left who could; ``pace``: path of ``_pace.py`` and the descriptor that
             deadlines are written to, or null; ``start_seconds``, ``idle_seconds``: time allowed
             until ready, and from then until the task comes; ``memory_bytes``, ``processes``,
-            ``disk_bytes``: limits of the tree; ``log_bytes`` kept, ``flood_bytes`` tolerated.
+            ``disk_bytes``, ``mappings``: limits of the tree; ``log_bytes`` kept,
+            ``flood_bytes`` tolerated.
         report:
             Takes each event.
         received:
@@ -344,7 +348,7 @@ class _Supervision:
         self._began = time.monotonic()
         self._parent = os.getppid()
         self._limit = self._began + config["start_seconds"]
-        self._tree = _Tree()
+        self._tree = _Tree(config["mappings"])
         self._log = _Log(config["log_bytes"])
         self._is_ready = False
         self._handed_over = False

@@ -36,6 +36,7 @@ _PACE = Path(__file__).with_name("_pace.py")
 _LOG_BYTES = 256 << 10
 _FLOOD_BYTES = 64 << 20
 _IDLE_SECONDS = 600.0
+_MAPPINGS = 100_000  # of the tree, in memory: a process of torch has about a thousand
 _CURVE_BYTES = 1 << 20
 _PIPE_BYTES = 1 << 20
 LONGEST = 3.0  # wall seconds of a budget second, in a box that keeps the machine's pace
@@ -63,6 +64,7 @@ class Limits:
     memory_bytes: int
     disk_bytes: int
     processes: int = 128
+    mappings: int = _MAPPINGS
     flood_bytes: int = _FLOOD_BYTES
 
 

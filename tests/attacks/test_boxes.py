@@ -1264,7 +1264,12 @@ LIMITS = [
     Limit("bombs_with_forks", {"count": 200}, "processes", {"processes": 20}),
     Limit("bombs_with_threads", {"count": 600}, "processes", {"processes": 20}),
     Limit("has_a_name_that_breaks_lines", {"threads": 60}, "processes", {"processes": 20}),
-    Limit("maps_more_than_can_be_read", {"children": 6, "mappings": 30_000}, "memory", {}),
+    Limit(
+        "maps_more_than_can_be_read",
+        {"children": 6, "mappings": 30_000},
+        "memory",
+        {"mappings": 100_000},
+    ),
     memory("fills_sockets"),
     Limit("floods_its_log", {"mebibytes": 40}, "log", {"flood_bytes": 20 * MIB}),
     Limit("ignores_signals", {}, "deadline", {}),
@@ -1274,6 +1279,7 @@ GENEROUS = {
     "memory_bytes": 4 << 30,
     "disk_bytes": 4 << 30,
     "processes": 1000,
+    "mappings": 1 << 30,
     "flood_bytes": 4 << 30,
 }
 

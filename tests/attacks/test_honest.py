@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 import dataclasses
+import math
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,8 @@ def runner() -> Iterator[TrialRunner]:
 
 
 def assert_is_believed(runner: TrialRunner, kind: str, seed: int) -> None:
-    measurement = runner.run(source_of(kind), seed=seed)
+    # As the best of its study, which is probed most.
+    measurement = runner.run(source_of(kind), seed=seed, best_so_far=math.inf)
     assert (measurement.outcome, measurement.reason) == (Outcome.COMPLETE, "")
     assert measurement.val_bpb is not None and measurement.val_bpb < MOST_BPB
     assert measurement.leak is not None and measurement.leak["changed"] == 0
