@@ -1,4 +1,4 @@
-"""The autoresearch task as a surrogate of real trials: milliseconds instead of five GPU minutes."""
+"""The autoresearch task as a surrogate of real trials: a millisecond, not five GPU minutes."""
 
 from benchmarks.replay.surrogate import DEFAULT
 from benchmarks.replay.surrogate import FAILURE_BPB

@@ -2,8 +2,8 @@
 
     python -m benchmarks.replay.fit TRIALS.csv
 
-writes `surrogate.npz` and `fit.json` beside this file. The table has a row per trial: method, seed,
-trial, val_bpb, success, train_seconds and the 14 hyperparameters (arXiv 2603.24647; not committed).
+writes `surrogate.npz` and `fit.json` beside this file. The table (arXiv 2603.24647; not committed)
+has a row per trial: method, seed, trial, val_bpb, success, train_seconds, 14 hyperparameters.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Fitted to the published trials of Ferreira et al., "Can LLMs Beat Classical Hyperparameter
 Optimization Algorithms? A Study on autoresearch" (arXiv 2603.24647, repository
-ferreirafabio/autoresearch-automl, MIT licence): one H200, 300 s of training a trial. `fit.py` makes
-`surrogate.npz`; `fit.json` beside it says how well it predicts runs that it has not seen.
+ferreirafabio/autoresearch-automl, MIT licence): one H200, 300 s of training a trial.
+`fit.py` makes `surrogate.npz`; `fit.json` says how well it predicts runs that it has not seen.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Noise:
-    """Repeat noise as measured: sizes of differences between repeats, drawn again with a random sign.
+    """Repeat noise as measured: differences between repeats, drawn again with a random sign.
 
     Attributes:
         edges: (b - 1,) val_bpb between the bands in which repeats scatter alike.
