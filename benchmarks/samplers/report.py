@@ -1,0 +1,241 @@
+"""From records to the table and the figure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from collections.abc import Mapping
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks._records import mean_interval
+from benchmarks.samplers.statistics import mean_ranks
+from benchmarks.samplers.statistics import one_sided_wilcoxon
+from benchmarks.samplers.statistics import trials_to_reach
+from benchmarks.samplers.study import incumbents
+from benchmarks.samplers.suites import task
+
+
+__all__ = ["CHECKPOINTS", "Curves", "best_settings", "curves", "draw", "summary"]
+
+CHECKPOINTS = (25, 50, 100, 300)
+_REFERENCE = "tpe"
+
+# Sampler → task → seed → noise-free value of the incumbent after every trial, (trials,).
+Curves = dict[str, dict[str, dict[int, NDArray[np.float64]]]]
+
+
+def curves(records: Iterable[Mapping[str, Any]]) -> Curves:
+    """Return the incumbents' curves of records that differ in sampler, task and seed only."""
+    result: Curves = {}
+    for record in records:
+        by_seed = result.setdefault(record["sampler"], {}).setdefault(record["task"], {})
+        by_seed[record["seed"]] = incumbents(record)
+    return result
+
+
+def summary(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return all figures of a suite as what JSON can hold.
+
+    A sampler takes part at a checkpoint when its studies are that long, and samplers are compared
+    on the seeds that all of them have. Where a suite has several tasks they are the units: ranks
+    are averaged over a task's seeds first, and the pairs of a test are tasks.
+
+    Args:
+        records: One suite's, of one number of workers; one setting a sampler.
+    """
+    records = list(records)
+    by_sampler = curves(records)
+    tasks = sorted({record["task"] for record in records})
+    result: dict[str, Any] = {
+        "tasks": {name: {"floor": task(name).floor} for name in tasks},
+        "samplers": {
+            sampler: _sampler(sampler, [r for r in records if r["sampler"] == sampler])
+            for sampler in by_sampler
+        },
+        "mean": {
+            name: {
+                sampler: _means(by_task[name])
+                for sampler, by_task in by_sampler.items()
+                if name in by_task
+            }
+            for name in tasks
+        },
+        "mean rank": {},
+        "one-sided Wilcoxon, p that the first is below the second": {},
+    }
+    for checkpoint in CHECKPOINTS:
+        table = _comparable(by_sampler, tasks, checkpoint)
+        if len(table) < 2:
+            continue
+        ranks = {name: mean_ranks({s: table[s][name] for s in table}) for name in tasks}
+        result["mean rank"][str(checkpoint)] = {
+            s: round(float(np.mean([ranks[name][s] for name in tasks])), 3) for s in table
+        } | {"seeds": len(table[next(iter(table))][tasks[0]])}
+        result["one-sided Wilcoxon, p that the first is below the second"][str(checkpoint)] = {
+            a: {b: _p_value(by_sampler, tasks, checkpoint, a, b) for b in table if b != a}
+            for a in table
+        }
+    if len(tasks) == 1 and _REFERENCE in by_sampler:
+        result["trials to reach"] = _reach(by_sampler, tasks[0])
+    return result
+
+
+def best_settings(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return every sampler's best setting, and the mean rank of each of its settings.
+
+    Settings are ranked by the mean over seeds at each task and checkpoint; the lowest mean rank
+    wins, of equals the first.
+    """
+    by_sampler: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
+    for record in records:
+        of_sampler = by_sampler.setdefault(record["sampler"], {})
+        of_sampler.setdefault(record["setting"], []).append(record)
+    result = {}
+    for sampler, by_setting in by_sampler.items():
+        as_samplers: Curves = {
+            setting: curves(of_setting)[sampler] for setting, of_setting in by_setting.items()
+        }
+        tasks = sorted({name for by_task in as_samplers.values() for name in by_task})
+        units: dict[str, list[float]] = {setting: [] for setting in as_samplers}
+        for checkpoint in CHECKPOINTS:
+            table = _comparable(as_samplers, tasks, checkpoint)
+            for setting, by_task in table.items():
+                units[setting] += [float(by_task[name].mean()) for name in tasks]
+        ranks = mean_ranks({s: np.array(v) for s, v in units.items() if v})
+        best = min(ranks, key=lambda s: ranks[s])
+        result[sampler] = {
+            "setting": best,
+            "mean ranks": {s: round(rank, 3) for s, rank in ranks.items()},
+            "means": {
+                s: {name: _means(as_samplers[s][name]) for name in tasks} for s in as_samplers
+            },
+            "seeds": sorted({r["seed"] for of_setting in by_setting.values() for r in of_setting}),
+        }
+    return result
+
+
+def draw(records: Iterable[Mapping[str, Any]], path: Path) -> None:
+    """Draw a panel a task: mean of the incumbent with its 95 % interval against trials."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    mpl.rcParams["svg.hashsalt"] = "benchmarks"  # the same figure from the same records
+    by_sampler = curves(records)
+    tasks = sorted({name for by_task in by_sampler.values() for name in by_task})
+    columns = min(4, len(tasks))
+    rows = math.ceil(len(tasks) / columns)
+    size = (8, 5) if len(tasks) == 1 else (4 * columns, 3 * rows)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis, name in zip(axes.flat, tasks, strict=False):
+        floor = task(name).floor
+        for color, (sampler, by_task) in enumerate(by_sampler.items()):
+            if name not in by_task:
+                continue
+            table = np.array(list(by_task[name].values())) - (floor or 0.0)
+            mean, half = _mean_interval(table)
+            trials = np.arange(1, len(mean) + 1)
+            (line,) = axis.plot(trials, mean, label=sampler, color=f"C{color}", linewidth=1.5)
+            if len(table) > 1:
+                axis.fill_between(
+                    trials, mean - half, mean + half, color=line.get_color(), alpha=0.15, lw=0
+                )
+        axis.set_title(name)
+        axis.set_xlabel("trials")
+        axis.set_ylabel("incumbent" if floor is None else f"incumbent - {floor:g}")
+        if floor is not None:
+            axis.set_yscale("log")
+    for axis in axes.flat[len(tasks) :]:
+        axis.set_axis_off()
+    axes.flat[0].legend(frameon=False, fontsize="small")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+
+
+def _sampler(sampler: str, records: list[Mapping[str, Any]]) -> dict[str, Any]:
+    trials = sum(len(r["truth"]) for r in records)
+    spent = sum(r["ask_seconds"] + r["tell_seconds"] for r in records)
+    crashes = [np.mean([value is None for value in r["truth"]]) for r in records]
+    return {
+        "setting": ", ".join(sorted({r["setting"] for r in records})),
+        "studies": len(records),
+        "seeds": len({r["seed"] for r in records}),
+        "trials a study": max(len(r["truth"]) for r in records),
+        "crash share": round(float(np.mean(crashes)), 4),
+        "ms a trial, ask and tell": round(1000 * spent / trials, 2),
+    }
+
+
+def _means(by_seed: Mapping[int, NDArray[np.float64]]) -> dict[str, list[float]]:
+    """Return checkpoint → mean over seeds and half width of its 95 % interval."""
+    result = {}
+    for checkpoint in CHECKPOINTS:
+        values = [float(c[checkpoint - 1]) for c in by_seed.values() if len(c) >= checkpoint]
+        if values:
+            mean, half = mean_interval(values)
+            result[str(checkpoint)] = [float(f"{mean:.6g}"), float(f"{half:.2g}")]
+    return result
+
+
+def _comparable(
+    by_sampler: Curves, tasks: list[str], checkpoint: int
+) -> dict[str, dict[str, NDArray[np.float64]]]:
+    """Return sampler → task → (seeds,) values of those that got so far, on common seeds."""
+    far: dict[str, dict[str, dict[int, float]]] = {}
+    for sampler, by_task in by_sampler.items():
+        values = {
+            name: {s: c[checkpoint - 1] for s, c in by_seed.items() if len(c) >= checkpoint}
+            for name, by_seed in by_task.items()
+        }
+        if all(values.get(name) for name in tasks):
+            far[sampler] = values
+    if not far:
+        return {}
+    common = {
+        name: sorted(set.intersection(*(set(values[name]) for values in far.values())))
+        for name in tasks
+    }
+    return {
+        sampler: {name: np.array([values[name][seed] for seed in common[name]]) for name in tasks}
+        for sampler, values in far.items()
+    }
+
+
+def _p_value(
+    by_sampler: Curves, tasks: list[str], checkpoint: int, ours: str, theirs: str
+) -> float:
+    pair = {sampler: by_sampler[sampler] for sampler in (ours, theirs)}
+    table = _comparable(pair, tasks, checkpoint)
+    if len(tasks) == 1:
+        units = [table[s][tasks[0]] for s in (ours, theirs)]
+    else:
+        ranks = [mean_ranks({s: table[s][name] for s in (ours, theirs)}) for name in tasks]
+        units = [np.array([r[s] for r in ranks]) for s in (ours, theirs)]
+    return float(f"{one_sided_wilcoxon(*units):.2g}")
+
+
+def _reach(by_sampler: Curves, name: str) -> dict[str, dict[str, int | None]]:
+    """Return how many trials a sampler's mean takes to reach the reference's mean values."""
+    means = {
+        sampler: np.array(list(by_task[name].values())).mean(0)
+        for sampler, by_task in by_sampler.items()
+    }
+    reference = means[_REFERENCE]
+    return {
+        f"{_REFERENCE} at {checkpoint}": {
+            sampler: trials_to_reach(mean, reference[checkpoint - 1])
+            for sampler, mean in means.items()
+        }
+        for checkpoint in (100, 300)
+        if len(reference) >= checkpoint
+    }
+
+
+def _mean_interval(table: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return mean and half width per column of (seeds, trials)."""
+    pairs = [mean_interval(list(column)) for column in table.T]
+    return np.array([m for m, _ in pairs]), np.array([h for _, h in pairs])
