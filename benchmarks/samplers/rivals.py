@@ -10,6 +10,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 from typing import NamedTuple
+import warnings
 
 import cmaes
 import optuna
@@ -79,9 +80,11 @@ def _cmaes_from_start(
         for name, distribution in task.space.items()
         if not isinstance(distribution, CategoricalDistribution)
     }
-    return optuna.samplers.CmaEsSampler(
-        x0=numbers, sigma0=setting.sigma0, seed=seed, warn_independent_sampling=False
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # Optuna 5 deprecates x0 and sigma0
+        return optuna.samplers.CmaEsSampler(
+            x0=numbers, sigma0=setting.sigma0, seed=seed, warn_independent_sampling=False
+        )
 
 
 @functools.cache

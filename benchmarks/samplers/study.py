@@ -27,7 +27,8 @@ def start_of(task: Task, seed: int) -> Mapping[str, Any]:
     """Return the configuration of trial 0: the task's default, else a random one by seed."""
     if task.default is not None:
         return task.default
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=_NOISE_STREAM + seed))
+    own = int(np.random.SeedSequence([_NOISE_STREAM, seed]).generate_state(1)[0])
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=own))
     return study.ask(dict(task.space)).params
 
 
