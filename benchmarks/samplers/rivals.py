@@ -14,6 +14,7 @@ import warnings
 
 import cmaes
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.distributions import CategoricalDistribution
 from optuna.samplers import BaseSampler
 
@@ -54,13 +55,13 @@ class Contender:
     """A sampler with the settings it may be run under.
 
     Attributes:
-        make: (task, start configuration, seed, setting) → a fresh sampler.
+        make: (space, start configuration, seed, setting) → a fresh sampler.
         version: Of what decides its choices.
         codings: Those that it can tell apart; the first is its setting where nothing crashes.
         sigmas: First step sizes to choose from.
     """
 
-    make: Callable[[Task, Mapping[str, Any], int, Setting], BaseSampler]
+    make: Callable[[Mapping[str, BaseDistribution], Mapping[str, Any], int, Setting], BaseSampler]
     version: Callable[[], str]
     codings: tuple[str, ...] = CODINGS
     sigmas: tuple[float | None, ...] = (None,)
@@ -72,12 +73,12 @@ class Contender:
 
 
 def _cmaes_from_start(
-    task: Task, start: Mapping[str, Any], seed: int, setting: Setting
+    space: Mapping[str, BaseDistribution], start: Mapping[str, Any], seed: int, setting: Setting
 ) -> BaseSampler:
     # CMA-ES moves numbers; Optuna draws categorical parameters at random beside it.
     numbers = {
         name: start[name]
-        for name, distribution in task.space.items()
+        for name, distribution in space.items()
         if not isinstance(distribution, CategoricalDistribution)
     }
     with warnings.catch_warnings():
@@ -109,33 +110,33 @@ def _cmaes_version() -> str:
 # CMA-ES ignores constraints, and random search everything. ARRL takes what its objective stores.
 CONTENDERS: dict[str, Contender] = {
     "arrl": Contender(
-        lambda task, start, seed, setting: ARRLSampler(seed=seed),
+        lambda space, start, seed, setting: ARRLSampler(seed=seed),
         _package_version,
         codings=("failure+constraint",),
     ),
     "gp-local": Contender(
-        lambda task, start, seed, setting: ARRLSampler(seed=seed, policy="acquisition"),
+        lambda space, start, seed, setting: ARRLSampler(seed=seed, policy="acquisition"),
         _package_version,
         codings=("failure+constraint",),
     ),
     "tpe": Contender(
-        lambda task, start, seed, setting: optuna.samplers.TPESampler(seed=seed),
+        lambda space, start, seed, setting: optuna.samplers.TPESampler(seed=seed),
         _optuna_version,
     ),
     "tpe-univariate": Contender(
-        lambda task, start, seed, setting: optuna.samplers.TPESampler(
+        lambda space, start, seed, setting: optuna.samplers.TPESampler(
             multivariate=False, seed=seed
         ),
         _optuna_version,
     ),
     "tpe-constant-liar": Contender(
-        lambda task, start, seed, setting: optuna.samplers.TPESampler(
+        lambda space, start, seed, setting: optuna.samplers.TPESampler(
             constant_liar=True, seed=seed
         ),
         _optuna_version,
     ),
     "cmaes": Contender(
-        lambda task, start, seed, setting: optuna.samplers.CmaEsSampler(
+        lambda space, start, seed, setting: optuna.samplers.CmaEsSampler(
             seed=seed, warn_independent_sampling=False
         ),
         _cmaes_version,
@@ -148,13 +149,13 @@ CONTENDERS: dict[str, Contender] = {
         sigmas=(0.05, 0.1, 0.2),
     ),
     "gp": Contender(
-        lambda task, start, seed, setting: optuna.samplers.GPSampler(
+        lambda space, start, seed, setting: optuna.samplers.GPSampler(
             seed=seed, warn_independent_sampling=False
         ),
         _optuna_version,
     ),
     "random": Contender(
-        lambda task, start, seed, setting: optuna.samplers.RandomSampler(seed=seed),
+        lambda space, start, seed, setting: optuna.samplers.RandomSampler(seed=seed),
         _optuna_version,
         codings=CODINGS[:1],
     ),

@@ -61,7 +61,7 @@ def run_study(
     """
     contender = CONTENDERS[sampler]
     start = start_of(task, seed)
-    study = optuna.create_study(sampler=contender.make(task, start, seed, setting))
+    study = optuna.create_study(sampler=contender.make(task.space, start, seed, setting))
     study.enqueue_trial(dict(start))
     running: list[tuple[float, int, optuna.Trial, Outcome]] = []
     now = asked_seconds = told_seconds = 0.0

@@ -38,11 +38,13 @@ def tabular(benchmark: str, dataset: str) -> Task:
     base 10.
     """
     bench = _BENCHMARKS[benchmark](dataset)
+    grid = {name: list(choices) for name, choices in bench.search_space.items()}
+    words = {name for name in grid if bench.param_types[name] is str}
     space: dict[str, BaseDistribution] = {
         name: CategoricalDistribution(choices)
-        if bench.param_types[name] is str
+        if name in words
         else IntDistribution(0, len(choices) - 1)
-        for name, choices in bench.search_space.items()
+        for name, choices in grid.items()
     }
     (metric,) = bench.metric_names
     # The table itself: the package's own call gives one training at random, never the mean.
@@ -50,8 +52,8 @@ def tabular(benchmark: str, dataset: str) -> Task:
 
     def evaluate(params: Mapping[str, Any], rng: np.random.Generator) -> Outcome:
         positions = (
-            choices.index(params[name]) if bench.param_types[name] is str else params[name]
-            for name, choices in bench.search_space.items()
+            choices.index(params[name]) if name in words else params[name]
+            for name, choices in grid.items()
         )
         losses = repeats["".join(str(position) for position in positions)]
         return Outcome(float(rng.choice(losses)), float(losses.mean()))
