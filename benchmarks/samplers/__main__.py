@@ -100,7 +100,12 @@ def _choose(suite: str, path: Path) -> None:
 
 
 def _report(suite: str, path: Path, out: Path) -> None:
-    records = [r for r in _of_suite(suite, path) if r["seed"] < SELECTION_SEEDS]
+    records = [
+        r
+        for r in _of_suite(suite, path)
+        if r["seed"] < SELECTION_SEEDS
+        and r["setting"] == str(harness.chosen_setting(suite, r["sampler"]))
+    ]
     if not records:
         raise SystemExit(f"{path} holds no record of {suite} to report.")
     workers = sorted({record["workers"] for record in records})
@@ -126,7 +131,7 @@ def _report(suite: str, path: Path, out: Path) -> None:
 
 
 def _of_suite(suite: str, path: Path) -> list[dict[str, Any]]:
-    """Return the records of a suite that today's code would give again, one setting a sampler."""
+    """Return the records of a suite that today's code would give again."""
     there = [record for record in load(path) if record["task"] in SUITES[suite]]
     usable = harness.current(there)
     if len(usable) < len(there):
