@@ -115,6 +115,12 @@ def _report(suite: str, path: Path, out: Path) -> None:
         "versions": sorted({record["version"] for record in records}),
         "workers": {str(w): report.summary(part) for w, part in by_workers.items()},
     }
+    if len(SUITES[suite]) == 1 and 1 in workers:
+        result["loss against one worker"] = {
+            str(w): report.parallel_loss(by_workers[1], part)
+            for w, part in by_workers.items()
+            if w > 1
+        }
     out.parent.mkdir(parents=True, exist_ok=True)
     out.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     # What the figures come from, small enough to be committed.

@@ -19,7 +19,7 @@ from benchmarks.samplers.study import incumbents
 from benchmarks.samplers.suites import task
 
 
-__all__ = ["CHECKPOINTS", "Curves", "best_settings", "curves", "draw", "summary"]
+__all__ = ["CHECKPOINTS", "Curves", "best_settings", "curves", "draw", "parallel_loss", "summary"]
 
 CHECKPOINTS = (25, 50, 100, 300)
 _REFERENCE = "tpe"
@@ -81,6 +81,40 @@ def summary(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         }
     if len(tasks) == 1 and _REFERENCE in by_sampler:
         result["trials to reach"] = _reach(by_sampler, tasks[0])
+    return result
+
+
+def parallel_loss(
+    serial: Iterable[Mapping[str, Any]], parallel: Iterable[Mapping[str, Any]]
+) -> dict[str, dict[str, list[float]]]:
+    """Return by how much several workers leave a sampler behind one, after as many trials.
+
+    Args:
+        serial: Records of one worker, on one task.
+        parallel: Records of another number of workers.
+
+    Returns:
+        Sampler → checkpoint → mean over common seeds of the incumbent's difference, and half
+        width of its 95 % interval.
+    """
+    one, many = curves(serial), curves(parallel)
+    result = {}
+    for sampler in many:
+        result[sampler] = {}
+        for name, by_seed in many[sampler].items():
+            alone = one.get(sampler, {}).get(name, {})
+            for checkpoint in CHECKPOINTS:
+                differences = [
+                    float(curve[checkpoint - 1] - alone[seed][checkpoint - 1])
+                    for seed, curve in by_seed.items()
+                    if seed in alone and min(len(curve), len(alone[seed])) >= checkpoint
+                ]
+                if differences:
+                    mean, half = mean_interval(differences)
+                    result[sampler][str(checkpoint)] = [
+                        float(f"{mean:.3g}"),
+                        float(f"{half:.2g}"),
+                    ]
     return result
 
 

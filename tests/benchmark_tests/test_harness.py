@@ -14,6 +14,7 @@ import pytest
 from benchmarks.samplers import harness
 from benchmarks.samplers import suites
 from benchmarks.samplers.report import best_settings
+from benchmarks.samplers.report import parallel_loss
 from benchmarks.samplers.report import summary
 from benchmarks.samplers.rivals import CONTENDERS
 from benchmarks.samplers.rivals import Setting
@@ -194,3 +195,9 @@ def test_the_better_setting_is_chosen(toy_suite: None) -> None:
     records = [_record("tpe", seed, [2.0] * 50, "failure") for seed in (1000, 1001)]
     records += [_record("tpe", seed, [1.0] * 50, "worst") for seed in (1000, 1001)]
     assert best_settings(records)["tpe"]["setting"] == "worst"
+
+
+def test_the_loss_of_parallel_work_is_paired_by_seed() -> None:
+    serial = [_record("tpe", seed, [1.0 + seed] * 50) for seed in range(4)]
+    parallel = [_record("tpe", seed, [1.25 + seed] * 50) for seed in range(1, 6)]
+    assert parallel_loss(serial, parallel) == {"tpe": {"25": [0.25, 0.0], "50": [0.25, 0.0]}}
