@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from optuna.distributions import CategoricalDistribution
+from optuna.distributions import FloatDistribution
+from optuna.distributions import IntDistribution
 
 from benchmarks.replay.surrogate import as_rows
 from benchmarks.replay.surrogate import DEFAULT
@@ -88,9 +90,10 @@ def from_cube(cube: NDArray[np.float64]) -> NDArray[np.float64]:
             n = len(distribution.choices)
             rows[:, j] = np.minimum((u * n).astype(int), n - 1)
             continue
+        assert isinstance(distribution, IntDistribution | FloatDistribution)
         low, high = float(distribution.low), float(distribution.high)
         rows[:, j] = low * (high / low) ** u if distribution.log else low + (high - low) * u
-        if isinstance(distribution.low, int):
+        if isinstance(distribution, IntDistribution):
             rows[:, j] = np.round(rows[:, j])
     return rows
 

@@ -91,7 +91,7 @@ def rerun_best(folder: Path, sampler: str, seed: int, reruns: int, records: Path
     study = _study(folder, sampler, seed)
     winner = best(study)
     for k in range(reruns):
-        identity = {
+        identity: dict[str, Any] = {
             "study": study.study_name,
             "trial": winner.number,
             "seed": _FIRST_FRESH_SEED + k,
@@ -101,7 +101,7 @@ def rerun_best(folder: Path, sampler: str, seed: int, reruns: int, records: Path
         objective = TrainScriptObjective(profile="cpu")
         try:
             objective.enqueue_baseline(study)  # refuses a study made under other conditions
-            record: dict[str, Any] = dict(identity)
+            record = dict(identity)
             for which in ("baseline", "best") if k % 2 == 0 else ("best", "baseline"):
                 params = winner.params if which == "best" else None
                 measurement = objective.measure(params, seed=identity["seed"])
@@ -140,7 +140,7 @@ def report(folder: Path, samplers: list[str], seeds: Iterable[int], reruns: int)
             "95 % interval, half": round(half, 5),
             "p below the baseline": one_sided_wilcoxon(gains[sampler], np.zeros(len(studies))),
             "crash share": round(
-                float(np.mean([[t.value >= FAILURE_BPB for t in part] for part in kept])), 4
+                float(np.mean([[t.values[0] >= FAILURE_BPB for t in part] for part in kept])), 4
             ),
             "wall minutes a study": round(
                 float(np.mean([sum(map(_seconds, part)) for part in kept])) / 60, 1

@@ -98,7 +98,7 @@ def parallel_loss(
         width of its 95 % interval.
     """
     one, many = curves(serial), curves(parallel)
-    result = {}
+    result: dict[str, dict[str, list[float]]] = {}
     for sampler in many:
         result[sampler] = {}
         for name, by_seed in many[sampler].items():
