@@ -90,13 +90,13 @@ class Forest:
                     threshold = int(np.floor(node["num_threshold"]))
                     columns[ours] = (int(node["feature_idx"]), threshold, left, 0.0)
                     todo += [(int(node["left"]), left), (int(node["right"]), left + 1)]
-        feature, threshold, left, value = zip(*columns, strict=True)
+        features, thresholds, lefts, values = zip(*columns, strict=True)
         return cls(
             roots=np.array(roots, np.int32),
-            feature=np.array(feature, np.uint8),
-            threshold=np.array(threshold, np.uint8),
-            left=np.array(left, np.int32),
-            value=np.array(value, np.float32),
+            feature=np.array(features, np.uint8),
+            threshold=np.array(thresholds, np.uint8),
+            left=np.array(lefts, np.int32),
+            value=np.array(values, np.float32),
             baseline=float(np.mean([np.ravel(m._baseline_prediction)[0] for m in models])),
         )
 
@@ -115,8 +115,10 @@ class Forest:
     def from_arrays(cls, arrays: Any, prefix: str) -> Forest:
         """Return the forest that :meth:`arrays` gave."""
         return cls(
-            *(arrays[f"{prefix}_{name}"] for name in ("roots", "feature", "threshold")),
-            arrays[f"{prefix}_left"],
-            arrays[f"{prefix}_value"],
-            float(arrays[f"{prefix}_baseline"]),
+            roots=arrays[f"{prefix}_roots"],
+            feature=arrays[f"{prefix}_feature"],
+            threshold=arrays[f"{prefix}_threshold"],
+            left=arrays[f"{prefix}_left"],
+            value=arrays[f"{prefix}_value"],
+            baseline=float(arrays[f"{prefix}_baseline"]),
         )
