@@ -96,7 +96,7 @@ def _choose(suite: str, path: Path) -> None:
     chosen[suite] = chosen.get(suite, {}) | report.best_settings(records)
     file.write_text(json.dumps(chosen, indent=1) + "\n", encoding="utf-8")
     for sampler, choice in chosen[suite].items():
-        print(f"{sampler}: {choice['setting']}  (mean ranks {choice['mean ranks']})")
+        print(f"{sampler}: {choice['setting']}  (scores {choice['scores']})")
 
 
 def _report(suite: str, path: Path, out: Path) -> None:

@@ -119,10 +119,11 @@ def parallel_loss(
 
 
 def best_settings(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return every sampler's best setting, and the mean rank of each of its settings.
+    """Return every sampler's best setting, and the score of each of its settings.
 
-    Settings are ranked by the mean over seeds at each task and checkpoint; the lowest mean rank
-    wins, of equals the first.
+    A setting's score is its mean distance from the mean of all settings, in standard deviations
+    over seeds and settings, averaged over tasks and checkpoints: what the table of means shows,
+    on a scale that tasks share. The lowest wins, of equals the first.
     """
     by_sampler: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
     for record in records:
@@ -134,16 +135,19 @@ def best_settings(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, A
             setting: curves(of_setting)[sampler] for setting, of_setting in by_setting.items()
         }
         tasks = sorted({name for by_task in as_samplers.values() for name in by_task})
-        units: dict[str, list[float]] = {setting: [] for setting in as_samplers}
+        distances: dict[str, list[float]] = {setting: [] for setting in as_samplers}
         for checkpoint in CHECKPOINTS:
             table = _comparable(as_samplers, tasks, checkpoint)
-            for setting, by_task in table.items():
-                units[setting] += [float(by_task[name].mean()) for name in tasks]
-        ranks = mean_ranks({s: np.array(v) for s, v in units.items() if v})
-        best = min(ranks, key=lambda s: ranks[s])
+            for name in tasks if table else []:
+                values = np.concatenate([by_task[name] for by_task in table.values()])
+                spread = float(values.std()) or 1.0  # where all are equal none is ahead
+                for setting, by_task in table.items():
+                    distances[setting].append((by_task[name].mean() - values.mean()) / spread)
+        scores = {s: round(float(np.mean(d)), 3) for s, d in distances.items() if d}
+        best = min(scores, key=lambda s: scores[s])
         result[sampler] = {
             "setting": best,
-            "mean ranks": {s: round(rank, 3) for s, rank in ranks.items()},
+            "scores": scores,
             "means": {
                 s: {name: _means(as_samplers[s][name]) for name in tasks} for s in as_samplers
             },

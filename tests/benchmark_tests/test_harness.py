@@ -192,9 +192,13 @@ def test_samplers_are_compared_on_common_seeds_where_they_got_so_far(toy_suite: 
 
 
 def test_the_better_setting_is_chosen(toy_suite: None) -> None:
+    # Level at 25 trials, 1 apart at 50: there half a unit to either side of a mean of 1.5, at a
+    # standard deviation of .5.
     records = [_record("tpe", seed, [2.0] * 50, "failure") for seed in (1000, 1001)]
-    records += [_record("tpe", seed, [1.0] * 50, "worst") for seed in (1000, 1001)]
-    assert best_settings(records)["tpe"]["setting"] == "worst"
+    records += [_record("tpe", seed, [2.0] * 30 + [1.0] * 20, "worst") for seed in (1000, 1001)]
+    choice = best_settings(records)["tpe"]
+    assert choice["setting"] == "worst"
+    assert choice["scores"] == {"failure": 0.5, "worst": -0.5}
 
 
 def test_the_loss_of_parallel_work_is_paired_by_seed() -> None:
