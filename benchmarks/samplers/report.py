@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
 import math
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks._records import mean_interval
+from benchmarks.samplers.rivals import CONTENDERS
 from benchmarks.samplers.statistics import mean_ranks
 from benchmarks.samplers.statistics import one_sided_wilcoxon
 from benchmarks.samplers.statistics import trials_to_reach
@@ -28,13 +30,22 @@ _REFERENCE = "tpe"
 Curves = dict[str, dict[str, dict[int, NDArray[np.float64]]]]
 
 
-def curves(records: Iterable[Mapping[str, Any]]) -> Curves:
-    """Return the incumbents' curves of records that differ in sampler, task and seed only."""
+def curves(
+    records: Iterable[Mapping[str, Any]],
+    curve: Callable[[Mapping[str, Any]], NDArray[np.float64]] = incumbents,
+) -> Curves:
+    """Return a curve, the incumbent's, of records that differ in sampler, task and seed only."""
     result: Curves = {}
     for record in records:
         by_seed = result.setdefault(record["sampler"], {}).setdefault(record["task"], {})
-        by_seed[record["seed"]] = incumbents(record)
+        by_seed[record["seed"]] = curve(record)
     return result
+
+
+def observed(record: Mapping[str, Any]) -> NDArray[np.float64]:
+    """Return the best observed value after every trial, (trials,): what a study shows."""
+    values = [np.inf if value is None else value for value in record["observed"]]
+    return np.minimum.accumulate(values)
 
 
 def summary(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -53,17 +64,11 @@ def summary(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {
         "tasks": {name: {"floor": task(name).floor} for name in tasks},
         "samplers": {
-            sampler: _sampler(sampler, [r for r in records if r["sampler"] == sampler])
+            sampler: _sampler([r for r in records if r["sampler"] == sampler])
             for sampler in by_sampler
         },
-        "mean": {
-            name: {
-                sampler: _means(by_task[name])
-                for sampler, by_task in by_sampler.items()
-                if name in by_task
-            }
-            for name in tasks
-        },
+        "mean": _by_task(by_sampler, tasks),
+        "mean of the best observed, noise included": _by_task(curves(records, observed), tasks),
         "mean rank": {},
         "one-sided Wilcoxon, p that the first is below the second": {},
     }
@@ -171,17 +176,20 @@ def draw(records: Iterable[Mapping[str, Any]], path: Path) -> None:
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis, name in zip(axes.flat, tasks, strict=False):
         floor = task(name).floor
-        for color, (sampler, by_task) in enumerate(by_sampler.items()):
-            if name not in by_task:
-                continue
-            table = np.array(list(by_task[name].values())) - (floor or 0.0)
-            mean, half = _mean_interval(table)
+        tables = {
+            sampler: np.array(list(by_task[name].values())) - (floor or 0.0)
+            for sampler, by_task in by_sampler.items()
+            if name in by_task
+        }
+        # The legend in the order of the lines' ends, and a color a sampler in every figure.
+        for sampler in sorted(tables, key=lambda s: -float(tables[s][:, -1].mean())):
+            mean, half = _mean_interval(tables[sampler])
             trials = np.arange(1, len(mean) + 1)
-            (line,) = axis.plot(trials, mean, label=sampler, color=f"C{color}", linewidth=1.5)
-            if len(table) > 1:
-                axis.fill_between(
-                    trials, mean - half, mean + half, color=line.get_color(), alpha=0.15, lw=0
-                )
+            color = f"C{list(CONTENDERS).index(sampler)}"
+            axis.plot(trials, mean, label=sampler, color=color, lw=2.5 if sampler == "arrl" else 1)
+            if len(tables[sampler]) > 1:
+                low, high = mean - half, mean + half
+                axis.fill_between(trials, low, high, color=color, alpha=0.12, lw=0)
         axis.set_title(name)
         axis.set_xlabel("trials")
         axis.set_ylabel("incumbent" if floor is None else f"incumbent - {floor:g}")
@@ -194,7 +202,7 @@ def draw(records: Iterable[Mapping[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def _sampler(sampler: str, records: list[Mapping[str, Any]]) -> dict[str, Any]:
+def _sampler(records: list[Mapping[str, Any]]) -> dict[str, Any]:
     trials = sum(len(r["truth"]) for r in records)
     spent = sum(r["ask_seconds"] + r["tell_seconds"] for r in records)
     crashes = [np.mean([value is None for value in r["truth"]]) for r in records]
@@ -205,6 +213,14 @@ def _sampler(sampler: str, records: list[Mapping[str, Any]]) -> dict[str, Any]:
         "trials a study": max(len(r["truth"]) for r in records),
         "crash share": round(float(np.mean(crashes)), 4),
         "ms a trial, ask and tell": round(1000 * spent / trials, 2),
+    }
+
+
+def _by_task(by_sampler: Curves, tasks: list[str]) -> dict[str, dict[str, Any]]:
+    """Return task → sampler → checkpoint → mean and half width."""
+    return {
+        name: {s: _means(by_task[name]) for s, by_task in by_sampler.items() if name in by_task}
+        for name in tasks
     }
 
 

@@ -176,6 +176,8 @@ def test_the_summary_against_a_case_worked_out_by_hand(toy_suite: None) -> None:
     assert result["mean"]["bowl"]["tpe"]["25"][1] == pytest.approx(
         2.776 * 1.5811 / 5**0.5, rel=0.05
     )
+    shown = result["mean of the best observed, noise included"]["bowl"]["tpe"]["50"]
+    assert shown[0] == pytest.approx(100 + 2 - 49)
     assert result["mean rank"]["50"] == {"tpe": 2.0, "arrl": 1.0, "seeds": 5}
     p = result["one-sided Wilcoxon, p that the first is below the second"]["100"]
     assert p["arrl"]["tpe"] == pytest.approx(1 / 32, rel=0.01)
