@@ -177,7 +177,7 @@ def draw(records: Iterable[Mapping[str, Any]], path: Path) -> None:
     for axis, name in zip(axes.flat, tasks, strict=False):
         floor = task(name).floor
         tables = {
-            sampler: np.array(list(by_task[name].values())) - (floor or 0.0)
+            sampler: _table(by_task[name]) - (floor or 0.0)
             for sampler, by_task in by_sampler.items()
             if name in by_task
         }
@@ -274,10 +274,7 @@ def _p_value(
 
 def _reach(by_sampler: Curves, name: str) -> dict[str, dict[str, int | None]]:
     """Return how many trials a sampler's mean takes to reach the reference's mean values."""
-    means = {
-        sampler: np.array(list(by_task[name].values())).mean(0)
-        for sampler, by_task in by_sampler.items()
-    }
+    means = {sampler: _table(by_task[name]).mean(0) for sampler, by_task in by_sampler.items()}
     reference = means[_REFERENCE]
     return {
         f"{_REFERENCE} at {checkpoint}": {
@@ -287,6 +284,12 @@ def _reach(by_sampler: Curves, name: str) -> dict[str, dict[str, int | None]]:
         for checkpoint in (100, 300)
         if len(reference) >= checkpoint
     }
+
+
+def _table(by_seed: Mapping[int, NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Return the curves (seeds, trials) as far as the shortest goes."""
+    shortest = min(len(curve) for curve in by_seed.values())
+    return np.array([curve[:shortest] for curve in by_seed.values()])
 
 
 def _mean_interval(table: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[Any]]:

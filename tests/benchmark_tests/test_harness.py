@@ -191,6 +191,9 @@ def test_samplers_are_compared_on_common_seeds_where_they_got_so_far(toy_suite: 
     result = summary(records)
     assert result["mean rank"]["50"] == {"tpe": 2.0, "gp": 1.0, "seeds": 2}
     assert "100" not in result["mean rank"]
+    # One of gp's studies went on: means go as far as the shortest.
+    longer = summary([*records, _record("gp", 3, [5.5] * 50 + [5.0] * 50)])
+    assert longer["trials to reach"]["tpe at 100"] == {"tpe": 1, "gp": 1}
 
 
 def test_the_better_setting_is_chosen(toy_suite: None) -> None:
