@@ -116,6 +116,7 @@ def test_workers_overlap_on_the_simulated_clock() -> None:
     # The same trials, since random search looks at none of them; crashes end first.
     assert sorted(parallel["truth"], key=str) == sorted(serial["truth"], key=str)
     assert parallel["clock"] == sorted(parallel["clock"])
+    assert parallel["truth"][0] == serial["truth"][0]  # the default, alone and first
     assert parallel["clock"][-1] < serial["clock"][-1] / 2
 
 
