@@ -1,0 +1,157 @@
+"""Compare samplers.
+
+python -m benchmarks.samplers run SUITE RECORDS --samplers tpe,random --seeds 0-19
+python -m benchmarks.samplers choose SUITE RECORDS
+python -m benchmarks.samplers report SUITE RECORDS OUT
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+# Before anything imports numpy or torch: studies run beside each other, one thread each.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from benchmarks._records import load
+from benchmarks.samplers import harness
+from benchmarks.samplers import report
+from benchmarks.samplers.rivals import CONTENDERS
+from benchmarks.samplers.study import incumbents
+from benchmarks.samplers.suites import SUITES
+
+
+# Settings are chosen on these, and judged on seeds below.
+SELECTION_SEEDS = 1000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="run studies that RECORDS does not hold yet")
+    run.add_argument("suite", choices=SUITES)
+    run.add_argument("records", type=Path)
+    run.add_argument("--samplers", required=True, help=f"of {','.join(CONTENDERS)}")
+    run.add_argument("--seeds", type=_seeds, default=range(20), help="such as 0-19 or 3,5")
+    run.add_argument("--trials", type=int, default=300)
+    run.add_argument("--workers", type=int, default=1, help="simulated, per study")
+    run.add_argument("--jobs", type=int, default=1, help="processes, a study each")
+    run.add_argument(
+        "--settings",
+        choices=("chosen", "all"),
+        default="chosen",
+        help=f"all: to choose from, on seeds from {SELECTION_SEEDS}",
+    )
+    choose = commands.add_parser("choose", help="write the best setting of each sampler down")
+    choose.add_argument("suite", choices=SUITES)
+    choose.add_argument("records", type=Path)
+    show = commands.add_parser("report", help="write OUT.json, OUT.png and OUT.curves.json.gz")
+    show.add_argument("suite", choices=SUITES)
+    show.add_argument("records", type=Path)
+    show.add_argument("out", type=Path, help="such as benchmarks/results/replay")
+    args = parser.parse_args()
+    if args.command == "run":
+        _run(args)
+    elif args.command == "choose":
+        _choose(args.suite, args.records)
+    else:
+        _report(args.suite, args.records, args.out)
+
+
+def _run(args: argparse.Namespace) -> None:
+    if args.settings == "all" and min(args.seeds) < SELECTION_SEEDS:
+        raise SystemExit(f"Settings are chosen on seeds from {SELECTION_SEEDS}.")
+    todo = harness.plans(
+        args.suite,
+        args.samplers.split(","),
+        args.seeds,
+        args.trials,
+        workers=args.workers,
+        all_settings=args.settings == "all",
+    )
+    for record in harness.run(todo, args.records, jobs=args.jobs):
+        print(
+            f"{record['task']} {record['sampler']} ({record['setting']}) seed {record['seed']} "
+            f"workers {record['workers']}: {incumbents(record)[-1]:.6g} after "
+            f"{len(record['truth'])} trials, {record['ask_seconds'] + record['tell_seconds']} s",
+            flush=True,
+        )
+
+
+def _choose(suite: str, path: Path) -> None:
+    records = [
+        record
+        for record in _of_suite(suite, path)
+        if record["seed"] >= SELECTION_SEEDS and record["workers"] == 1
+    ]
+    file = harness.CHOSEN_FILE
+    chosen = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    chosen[suite] = chosen.get(suite, {}) | report.best_settings(records)
+    file.write_text(json.dumps(chosen, indent=1) + "\n", encoding="utf-8")
+    for sampler, choice in chosen[suite].items():
+        print(f"{sampler}: {choice['setting']}  (scores {choice['scores']})")
+
+
+def _report(suite: str, path: Path, out: Path) -> None:
+    records = [
+        r
+        for r in _of_suite(suite, path)
+        if r["seed"] < SELECTION_SEEDS
+        and r["setting"] == str(harness.chosen_setting(suite, r["sampler"]))
+    ]
+    if not records:
+        raise SystemExit(f"{path} holds no record of {suite} to report.")
+    workers = sorted({record["workers"] for record in records})
+    by_workers = {w: [r for r in records if r["workers"] == w] for w in workers}
+    result: dict[str, Any] = {
+        "suite": suite,
+        "versions": sorted({record["version"] for record in records}),
+        "workers": {str(w): report.summary(part) for w, part in by_workers.items()},
+    }
+    if len(SUITES[suite]) == 1 and 1 in workers:
+        result["loss against one worker"] = {
+            str(w): report.parallel_loss(by_workers[1], part)
+            for w, part in by_workers.items()
+            if w > 1
+        }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    # What the figures come from, small enough to be committed.
+    kept = ("task", "sampler", "setting", "seed", "workers")
+    compact = [
+        {name: record[name] for name in kept}
+        | {"incumbent": [float(f"{v:.6g}") for v in incumbents(record)]}
+        for record in records
+    ]
+    packed = gzip.compress(json.dumps(compact).encode(), mtime=0)
+    out.with_suffix(".curves.json.gz").write_bytes(packed)
+    report.draw(by_workers[workers[0]], out.with_suffix(".png"))
+    print(json.dumps(result["workers"][str(workers[0])], indent=1))
+
+
+def _of_suite(suite: str, path: Path) -> list[dict[str, Any]]:
+    """Return the records of a suite that today's code would give again."""
+    there = [record for record in load(path) if record["task"] in SUITES[suite]]
+    usable = harness.current(there)
+    if len(usable) < len(there):
+        print(f"{len(there) - len(usable)} records of other versions are left out.")
+    return usable
+
+
+def _seeds(text: str) -> list[int]:
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        seeds += range(int(first), int(last or first) + 1)
+    return seeds
+
+
+if __name__ == "__main__":
+    main()

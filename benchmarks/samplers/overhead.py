@@ -1,0 +1,150 @@
+"""What a sampler costs: milliseconds a suggestion and an update, and memory, as a study grows.
+
+    python -m benchmarks.samplers.overhead RECORDS --samplers arrl,tpe
+
+Replay with 100, 1,000 and 10,000 finished trials in memory; every figure from a process of its
+own, sampler after sampler at each size, so that all see the same machine. To be run alone on it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+from pathlib import Path
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any
+
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports numpy or torch
+
+import numpy as np
+import optuna
+import psutil
+
+from benchmarks._records import append
+from benchmarks._records import load
+from benchmarks.samplers.harness import chosen_setting
+from benchmarks.samplers.rivals import CONTENDERS
+from benchmarks.samplers.study import start_of
+from benchmarks.samplers.suites import task
+from optuna_arrl.trajectory import RAN_CONSTRAINT
+
+
+# Two batches of the learner: the first update meets the whole history, the second is like any.
+_TRIALS = 40
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("records", type=Path)
+    parser.add_argument("--samplers", default="arrl,tpe", help=f"of {','.join(CONTENDERS)}")
+    parser.add_argument("--finished", default="100,1000,10000", help="finished trials")
+    parser.add_argument("--cell", nargs=2, help=argparse.SUPPRESS)  # sampler, finished trials
+    args = parser.parse_args()
+    if args.cell is not None:
+        print(json.dumps(measure(args.cell[0], int(args.cell[1]))))
+        return
+    there = {(r["sampler"], r["finished"], r["version"]) for r in load(args.records)}
+    for finished in map(int, args.finished.split(",")):
+        for sampler in args.samplers.split(","):
+            if (sampler, finished, CONTENDERS[sampler].version()) in there:
+                continue
+            command = [sys.executable, "-m", "benchmarks.samplers.overhead", str(args.records)]
+            done = subprocess.run(
+                [*command, "--cell", sampler, str(finished)], stdout=subprocess.PIPE, check=True
+            )
+            append(args.records, json.loads(done.stdout))
+    for record in load(args.records):
+        print(record)
+
+
+def measure(sampler: str, finished: int) -> dict[str, Any]:
+    """Return what some trials cost on top of so many finished ones.
+
+    Returns:
+        Milliseconds: `suggestion` (median of asking for a trial, updates left out), `update` (the
+        longest stay in `before_trial` after the first), `first` (asking for the first trial: what
+        a process that resumes a study waits), `tell` (median). MiB: `memory` of the process above
+        what the finished trials took, at its end.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    replay = task("replay")
+    setting = chosen_setting("replay", sampler)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    study.add_trials(_history(finished))
+    process = psutil.Process()
+    memory = process.memory_info().rss
+    study.sampler = CONTENDERS[sampler].make(replay.space, start_of(replay, 0), 0, setting)
+    ahead = _timed(study.sampler, "before_trial")
+    asked, told = [], []
+    for _ in range(_TRIALS):
+        began = time.perf_counter()
+        trial = study.ask(dict(replay.space))
+        asked.append(time.perf_counter() - began)
+        outcome = replay.evaluate(trial.params, np.random.default_rng(trial.number))
+        began = time.perf_counter()
+        trial.set_constraint(RAN_CONSTRAINT, 1.0 if outcome.observed is None else -1.0)
+        study.tell(trial, replay.failure if outcome.observed is None else outcome.observed)
+        told.append(time.perf_counter() - began)
+    suggestions = [a - b for a, b in zip(asked, ahead, strict=True)][1:]
+    return {
+        "sampler": sampler,
+        "finished": finished,
+        "version": CONTENDERS[sampler].version(),
+        "ms": {
+            "suggestion": round(1000 * statistics.median(suggestions), 2),
+            "update": round(1000 * max(ahead[1:]), 2),
+            "first": round(1000 * asked[0], 2),
+            "tell": round(1000 * statistics.median(told), 2),
+        },
+        "memory": round((process.memory_info().rss - memory) / 2**20, 1),
+    }
+
+
+def _history(finished: int) -> list[optuna.trial.FrozenTrial]:
+    """Return finished trials of random search on replay, the default first."""
+    replay = task("replay")
+    source = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    trials = []
+    for number in range(finished):
+        params = dict(replay.default or {}) if number == 0 else _draw(source, replay.space)
+        outcome = replay.evaluate(params, np.random.default_rng(number))
+        trials.append(
+            optuna.trial.create_trial(
+                params=params,
+                distributions=dict(replay.space),
+                value=replay.failure if outcome.observed is None else outcome.observed,
+                constraints={RAN_CONSTRAINT: 1.0 if outcome.observed is None else -1.0},
+            )
+        )
+    return trials
+
+
+def _draw(study: optuna.Study, space: Any) -> dict[str, Any]:
+    return study.ask(dict(space)).params
+
+
+def _timed(sampler: optuna.samplers.BaseSampler, name: str) -> list[float]:
+    """Time every call of a method of this sampler from here on; return the list of seconds."""
+    seconds: list[float] = []
+    method = getattr(sampler, name)
+
+    @functools.wraps(method)
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return method(*args, **kwargs)
+        finally:
+            seconds.append(time.perf_counter() - began)
+
+    setattr(sampler, name, timed)
+    return seconds
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,191 @@
+"""Samplers compared on real trainings: target/train.py on the cpu profile, verified scores.
+
+    python -m benchmarks.samplers.real FOLDER --samplers arrl,tpe,cmaes-from-start --seeds 0-5
+
+Studies of equal numbers of trials of equal budget, one database each, then every study's best
+against the baseline on fresh seeds, in pairs. Everything finished is kept: the same command goes
+on, trial by trial. A trial takes about 20 s, so this is hours; to be run alone on the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.trial import TrialState
+
+from benchmarks._records import append
+from benchmarks._records import load
+from benchmarks._records import mean_interval
+from benchmarks.samplers.harness import chosen_setting
+from benchmarks.samplers.rivals import CONTENDERS
+from benchmarks.samplers.statistics import one_sided_wilcoxon
+from optuna_arrl import best
+from optuna_arrl import TrainScriptObjective
+from optuna_arrl.trajectory import FAILURE_BPB
+
+
+# Trials of a study use the environment's seed 0.
+_FIRST_FRESH_SEED = 1001
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--samplers", default="arrl,tpe,cmaes-from-start")
+    parser.add_argument("--seeds", default="0-5", help="first-last")
+    parser.add_argument("--trials", type=int, default=50, help="of each study")
+    parser.add_argument("--reruns", type=int, default=5, help="pairs of each best")
+    args = parser.parse_args()
+    first, _, last = args.seeds.partition("-")
+    seeds = range(int(first), int(last or first) + 1)
+    samplers = args.samplers.split(",")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    args.folder.mkdir(parents=True, exist_ok=True)
+    for number, seed in enumerate(seeds):
+        # Who is first changes, so that a drifting machine favours none.
+        turn = number % len(samplers)
+        for sampler in samplers[turn:] + samplers[:turn]:
+            run_study(args.folder, sampler, seed, args.trials)
+    records = args.folder / "reruns.jsonl"
+    for seed in seeds:
+        for sampler in samplers:
+            rerun_best(args.folder, sampler, seed, args.reruns, records)
+    result = report(args.folder, samplers, seeds, args.reruns)
+    text = json.dumps(result, indent=1) + "\n"
+    (args.folder / "real.json").write_text(text, encoding="utf-8")
+    print(text)
+
+
+def run_study(folder: Path, sampler: str, seed: int, trials: int) -> None:
+    """Bring a study to a number of completed trials; trial 0 is the baseline."""
+    study = _study(folder, sampler, seed)
+    if len(_completed(study)) >= trials:
+        return
+    objective = TrainScriptObjective(profile="cpu")
+    try:
+        objective.enqueue_baseline(study)
+        if not _completed(study):
+            # Its values are fixed; the search space is known only after it.
+            study.sampler = optuna.samplers.RandomSampler(seed=seed)
+            study.optimize(objective, n_trials=1)
+        study.sampler = _sampler(study, sampler, seed)
+        while len(_completed(study)) < trials:
+            study.optimize(objective, n_trials=1)
+            print(
+                f"{study.study_name}: {len(_completed(study))} of {trials} trials, "
+                f"best {best(study).value:.4f}",
+                flush=True,
+            )
+    finally:
+        objective.close()
+
+
+def rerun_best(folder: Path, sampler: str, seed: int, reruns: int, records: Path) -> None:
+    """Measure a study's best and the baseline on fresh seeds, turn about."""
+    study = _study(folder, sampler, seed)
+    winner = best(study)
+    for k in range(reruns):
+        identity: dict[str, Any] = {
+            "study": study.study_name,
+            "trial": winner.number,
+            "seed": _FIRST_FRESH_SEED + k,
+        }
+        if any(identity.items() <= record.items() for record in load(records)):
+            continue
+        objective = TrainScriptObjective(profile="cpu")
+        try:
+            objective.enqueue_baseline(study)  # refuses a study made under other conditions
+            record = dict(identity)
+            for which in ("baseline", "best") if k % 2 == 0 else ("best", "baseline"):
+                params = winner.params if which == "best" else None
+                measurement = objective.measure(params, seed=identity["seed"])
+                # An edit that fails on another seed is no improvement.
+                value = measurement.val_bpb
+                record[which] = FAILURE_BPB if value is None else value
+        finally:
+            objective.close()
+        append(records, record)
+        print(record, flush=True)
+
+
+def report(folder: Path, samplers: list[str], seeds: Iterable[int], reruns: int) -> dict[str, Any]:
+    """Return the figures: studies are the units, and rivals are paired by seed."""
+    records = load(folder / "reruns.jsonl")
+    gains: dict[str, np.ndarray[Any, Any]] = {}
+    result: dict[str, Any] = {"reruns of each best": reruns}
+    for sampler in samplers:
+        studies = [_study(folder, sampler, seed) for seed in seeds]
+        differences = []
+        for study in studies:
+            winner = best(study).number
+            of_study = [
+                r["best"] - r["baseline"]
+                for r in records
+                if (r["study"], r["trial"]) == (study.study_name, winner)
+            ][:reruns]
+            differences.append(float(np.mean(of_study)))
+        gains[sampler] = np.array(differences)
+        mean, half = mean_interval(differences)
+        kept = [_completed(study) for study in studies]
+        result[sampler] = {
+            "trials, by study": [len(part) for part in kept],
+            "best - baseline on fresh seeds, by study": np.round(differences, 5).tolist(),
+            "mean": round(mean, 5),
+            "95 % interval, half": round(half, 5),
+            "p below the baseline": one_sided_wilcoxon(gains[sampler], np.zeros(len(studies))),
+            "crash share": round(
+                float(np.mean([[t.values[0] >= FAILURE_BPB for t in part] for part in kept])), 4
+            ),
+            "wall minutes a study": round(
+                float(np.mean([sum(map(_seconds, part)) for part in kept])) / 60, 1
+            ),
+        }
+    result["p that the first is below the second"] = {
+        ours: {
+            theirs: one_sided_wilcoxon(gains[ours], gains[theirs])
+            for theirs in samplers
+            if theirs != ours
+        }
+        for ours in samplers
+    }
+    return result
+
+
+def _study(folder: Path, sampler: str, seed: int) -> optuna.Study:
+    name = f"{sampler}-{seed}"
+    return optuna.create_study(
+        storage=f"sqlite:///{folder.resolve() / name}.db",
+        study_name=name,
+        load_if_exists=True,
+        pruner=optuna.pruners.NopPruner(),  # the default would judge edits by training loss
+    )
+
+
+def _sampler(study: optuna.Study, name: str, seed: int) -> optuna.samplers.BaseSampler:
+    baseline = _completed(study)[0]
+    begun = len(study.get_trials(deepcopy=False))
+    if name != "arrl" and begun > 1:
+        # Optuna's samplers keep no random state in a study: with its first seed, one that goes
+        # on would draw the study's first edits again.
+        seed = int(np.random.SeedSequence([seed, begun]).generate_state(1)[0])
+    setting = chosen_setting("replay", name)
+    return CONTENDERS[name].make(baseline.distributions, baseline.params, seed, setting)
+
+
+def _completed(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    """Return the trials that count: what the machine failed is run again."""
+    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+
+
+def _seconds(trial: optuna.trial.FrozenTrial) -> float:
+    return trial.duration.total_seconds() if trial.duration is not None else 0.0
+
+
+if __name__ == "__main__":
+    main()

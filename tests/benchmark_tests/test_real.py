@@ -1,0 +1,53 @@
+"""Figures of the comparison on real trainings, from studies and reruns made up here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import optuna
+import pytest
+
+from benchmarks._records import append
+from benchmarks.samplers.real import _study
+from benchmarks.samplers.real import report
+
+
+def _made_up(folder: Path, sampler: str, seed: int, gain: float) -> None:
+    study = _study(folder, sampler, seed)
+    for value in (1.6, 8.0, 1.6 - gain, 1.7):  # the second crashed, the third is the best
+        study.add_trial(
+            optuna.trial.create_trial(
+                value=value, constraints={"arrl:ran": 1.0 if value == 8.0 else -1.0}
+            )
+        )
+    for k in range(2):
+        append(
+            folder / "reruns.jsonl",
+            {
+                "study": study.study_name,
+                "trial": 2,
+                "seed": 1001 + k,
+                "baseline": 1.61,
+                "best": 1.61 - gain + (0.001 if k else -0.001),
+            },
+        )
+
+
+def test_studies_are_the_units_and_rivals_are_paired_by_seed(tmp_path: Path) -> None:
+    for seed in range(5):
+        _made_up(tmp_path, "arrl", seed, 0.03 + 0.001 * seed)
+        _made_up(tmp_path, "tpe", seed, 0.02 - 0.001 * seed)
+    result = report(tmp_path, ["arrl", "tpe"], range(5), reruns=2)
+    assert result["arrl"]["best - baseline on fresh seeds, by study"] == pytest.approx(
+        [-0.030, -0.031, -0.032, -0.033, -0.034]
+    )
+    assert result["arrl"]["crash share"] == 0.25
+    # Five of five signs: one pattern in 2^5.
+    assert result["tpe"]["p below the baseline"] == pytest.approx(1 / 32)
+    assert result["p that the first is below the second"]["arrl"]["tpe"] == pytest.approx(1 / 32)
+    assert result["p that the first is below the second"]["tpe"]["arrl"] == pytest.approx(1.0)
+
+
+def test_a_study_that_goes_on_has_its_trials(tmp_path: Path) -> None:
+    _made_up(tmp_path, "tpe", 0, 0.02)
+    assert len(_study(tmp_path, "tpe", 0).trials) == 4
