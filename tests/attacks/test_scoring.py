@@ -677,10 +677,10 @@ def test_nothing_is_learnt_past_the_deadline(
     with monkeypatch.context() as patch:
         patch.setattr(boxes, "_SUPERVISOR", without_defence(tmp_path))
         # In bubblewrap a daemon would end with its namespace, whatever the supervisor does.
-        undefended = measure(source, "none", budget_seconds=2.0, paced=True)
+        undefended = measure(source, "none", budget_seconds=2.0)
     assert undefended.outcome is Outcome.COMPLETE
     assert LATE in undefended.log
-    measurement = measure(source, isolating, budget_seconds=2.0, paced=True)
+    measurement = measure(source, isolating, budget_seconds=2.0)
     assert measurement.outcome is outcome
     assert LATE not in measurement.log
     record(
