@@ -13,7 +13,6 @@ hyperparameters are fitted to at most 128 of them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 import math
 from typing import NamedTuple
 
@@ -24,7 +23,7 @@ from optuna_arrl.sampler.cube import Cube
 from optuna_arrl.sampler.history import History
 
 
-__all__ = ["Hyperparameters", "Prediction", "Surrogate", "Warp", "fit", "fitted_trials"]
+__all__ = ["Hyperparameters", "Prediction", "Surrogate", "Warp", "fit", "fitted_trials", "kept_trials"]
 
 _BEST, _LATEST = 64, 192  # trials kept
 _FIT_BEST, _FIT_LATEST = 32, 96  # of the first `fitted_trials`, those that a fit looks at
@@ -186,7 +185,7 @@ def fit(history: History) -> Hyperparameters:
     theta = Hyperparameters(expected, noise, torch.zeros_like(noise))
     if not len(history):
         return theta
-    kept = _kept(history, _FIT_BEST, _FIT_LATEST)
+    kept = kept_trials(history, _FIT_BEST, _FIT_LATEST)
     data, _ = _data(history, kept)
     first = [torch.zeros_like(part) for part in tuple(theta)]
     second = [torch.zeros_like(part) for part in tuple(theta)]
@@ -259,7 +258,7 @@ class Warp:
         return self.best + self.gap * torch.expm1(warped * self.sd + self.mean)
 
 
-def _kept(history: History, best: int, latest: int) -> Tensor:
+def kept_trials(history: History, best: int, latest: int) -> Tensor:
     """Return (B, m) ascending indices of the `best` best and, of the others, the latest."""
     n = len(history)
     order = torch.arange(n, device=history.points.device).expand(len(history.cube), n)
@@ -308,7 +307,7 @@ class Surrogate:
             theta = fit(history.first(fitted_trials(len(history))))
         self._cube = history.cube
         self.theta = theta
-        self.trials = _kept(history, _BEST, _LATEST)
+        self.trials = kept_trials(history, _BEST, _LATEST)
         data, self.warp = _data(history, self.trials)
         self.ran = data.known[:, 0] > 0.0
         self.warped = (data.targets[:, 0] + _PESSIMISM) * self.ran
@@ -413,11 +412,6 @@ class Surrogate:
     def warped_losses(self, losses: Tensor) -> Tensor:
         """Return losses (B, m) on the scale that the value process models, in [-3, 2.5]."""
         return _clipped(self.warp, losses, torch.ones_like(losses, dtype=torch.bool))
-
-    @cached_property
-    def incumbent(self) -> Tensor:
-        """(B, 1) index among the kept trials of the best that ran (of any, where none ran)."""
-        return torch.where(self.ran, self.warped, math.inf).argmin(1, keepdim=True)
 
 
 def log_improvement(u: Tensor) -> Tensor:
