@@ -27,7 +27,7 @@ __all__ = ["Hyperparameters", "Prediction", "Surrogate", "Warp", "fit", "fitted_
 
 _BEST, _LATEST = 64, 192  # trials kept
 _FIT_BEST, _FIT_LATEST = 32, 96  # of the first `fitted_trials`, those that a fit looks at
-_STEPS, _LEARNING_RATE = 20, 0.2
+_STEPS, _LEARNING_RATE = 12, 0.25
 _EVERY_TRIAL, _GROWTH = 12, 1.12  # refit at every trial up to the first, then at each growth
 _JITTER = 5e-4  # relative to the output scale
 

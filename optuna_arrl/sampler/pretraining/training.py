@@ -71,13 +71,13 @@ class Recipe:
     """
 
     seed: int = 0
-    iterations: int = 240
+    iterations: int = 140
     tasks: int = 32
     repeats: int = 3
     candidates: int = 96
-    warm_up: int = 4
-    horizons: tuple[int, ...] = (30, 60, 60, 100)
-    learning_rate: float = 1e-3
+    warm_up: int = 3
+    horizons: tuple[int, ...] = (30, 60)
+    learning_rate: float = 3e-3
 
     def horizon(self, iteration: int) -> int:
         """Return the number of trials of an iteration's studies.
