@@ -213,7 +213,6 @@ def policy_input(
     best = best.amax(1, keepdim=True)
     relative = (acquisition - best).clamp(-15.0, 0.0)
     trials = kept_trials(history, _BEST_TOKENS, _LATEST_TOKENS)
-    tokens, from_incumbent = _trial_tokens(history, surrogate, trials)
     columns = {
         "acquisition": relative / 5.0,
         "acquisition_rank": _ranks(acquisition.masked_fill(~candidates.legal, -math.inf)),
@@ -236,12 +235,14 @@ def policy_input(
         acquisition=relative,
         forecast=torch.stack([mean, measured, (1.0 - odds).log() - odds.log()], -1),
         moves=_moves(history, candidates),
-        distances=distances.gather(2, place[:, None].expand(-1, len(candidates), -1)).clamp(max=20),
+        distances=distances.gather(2, place[:, None].expand(-1, len(candidates), -1)).clamp(
+            max=20
+        ),
         mask=candidates.legal,
         floor_only=floor_only,
         slots=_slot_tokens(history, surrogate),
         slot_mask=history.cube.movable,
-        trials=tokens,
+        trials=_trial_tokens(history, surrogate, trials),
         trial_mask=torch.ones_like(trials, dtype=torch.bool),
     )
     return state.map(lambda part: part if part.dtype == torch.bool else part.float())
@@ -265,9 +266,7 @@ def _moves(history: History, candidates: Candidates) -> Tensor:
     return torch.where(history.cube.categorical[:, None], (moves != 0).to(moves), moves)
 
 
-def _among_trials(
-    history: History, surrogate: Surrogate, distances: Tensor
-) -> dict[str, Tensor]:
+def _among_trials(history: History, surrogate: Surrogate, distances: Tensor) -> dict[str, Tensor]:
     """Return where candidates lie among the trials the surrogate keeps, in lengthscales."""
     names = ("log_nearest", "nearest_loss", "nearest_failed", "log_nearest_failure")
     if not len(history):
@@ -289,9 +288,7 @@ def _among_trials(
     }
 
 
-def _of_edit(
-    history: History, candidates: Candidates, surrogate: Surrogate
-) -> dict[str, Tensor]:
+def _of_edit(history: History, candidates: Candidates, surrogate: Surrogate) -> dict[str, Tensor]:
     """Return how large edits are, of how good a parent, and in slots how stiff."""
     cube, edits = history.cube, candidates.parents >= 0
     if not len(history):
@@ -302,7 +299,8 @@ def _of_edit(
     moves = (candidates.points - history.at(parents)).abs()
     moved = moves > _STILL
     number = moved.sum(2)
-    step = torch.where(cube.numeric[:, None], moves, 0.0).amax(2)
+    step = torch.where(cube.numeric[:, None], moves, 0.0)
+    step = torch.nn.functional.pad(step, (0, 1)).amax(2)  # a space may have no slot
     stiffness = (moved * _stiffness(history, surrogate)[:, None]).sum(2) / number.clamp(min=1)
     rank = history.ranks.gather(1, parents).to(step).log1p()
     return {
@@ -382,14 +380,11 @@ def _slot_tokens(history: History, surrogate: Surrogate) -> Tensor:
     return tokens.clamp(-5.0, 5.0) * cube.movable[..., None]
 
 
-def _trial_tokens(
-    history: History, surrogate: Surrogate, trials: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return what is known of trials (B, K, T), and their distances to the incumbent (B, K)."""
+def _trial_tokens(history: History, surrogate: Surrogate, trials: Tensor) -> Tensor:
+    """Return what is known of trials (B, K, T)."""
     like = history.points
     if not len(history):
-        empty = like.new_zeros(len(history.cube), 0, len(TRIAL_FEATURES))
-        return empty, empty[..., 0]
+        return like.new_zeros(len(history.cube), 0, len(TRIAL_FEATURES))
     place = torch.searchsorted(surrogate.trials.contiguous(), trials.contiguous())
     distances = surrogate.predict(_incumbents(history)).distances[:, 0].gather(1, place)
     columns = {
@@ -399,7 +394,7 @@ def _trial_tokens(
         "log_age": (len(history) - trials).to(like).log() / 3.0,
         "log_incumbent": (distances + 0.01).log() / 2.0,
     }
-    return torch.stack([columns[name] for name in TRIAL_FEATURES], -1).clamp(-5, 5), distances
+    return torch.stack([columns[name] for name in TRIAL_FEATURES], -1).clamp(-5.0, 5.0)
 
 
 class PolicyNetwork(nn.Module):
@@ -416,9 +411,7 @@ class PolicyNetwork(nn.Module):
             unlearned policy.
     """
 
-    def __init__(
-        self, seed: int = 0, width: int = 64, heads: int = 2, scale: float = 4.0
-    ) -> None:
+    def __init__(self, seed: int = 0, width: int = 64, heads: int = 2, scale: float = 4.0) -> None:
         super().__init__()
         half = width // 2
         with torch.random.fork_rng(devices=[]):
@@ -487,7 +480,7 @@ class PolicyNetwork(nn.Module):
         tokens = torch.relu(self.embed_trial(inputs.trials))
 
         def split(x: Tensor) -> Tensor:
-            return x.unflatten(-1, (self.heads, -1)).transpose(-2, -3)
+            return x.reshape(*x.shape[:-1], self.heads, -1).transpose(-2, -3)
 
         query, key, values = split(self.query(own)), split(self.key(tokens)), split(tokens)
         likeness = query @ key.mT / math.sqrt(query.shape[-1])

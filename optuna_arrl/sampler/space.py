@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Sequence
 from functools import cached_property
 import hashlib
 import math
@@ -17,7 +18,6 @@ from optuna.distributions import distribution_to_json
 from optuna.distributions import FloatDistribution
 from optuna.distributions import IntDistribution
 
-
 from optuna_arrl.sampler.families import name_family
 
 
@@ -30,6 +30,7 @@ __all__ = ["Space"]
 Array = NDArray[np.float64]
 
 _RESOLUTION = 1e-9  # of a slot's range; what is finer is rounding error and not written to code
+_MISSING = object()  # no choice and no number
 _SAME = 1e-8  # unit values nearer than this are the same value
 
 
@@ -106,15 +107,16 @@ class Space:
             (D,) unit values; nan where a value is missing, out of range or no choice. A value
             inside the range but off its grid keeps its place: :meth:`snap` moves it.
         """
-        return np.array(
-            [
-                _encode_value(d, params[name], self._start[j], self._end[j])
-                if name in params
-                else math.nan
-                for j, (name, d) in enumerate(self.distributions.items())
-            ],
-            np.float64,
-        )
+        point: Array = self.encode_all([params])[0]
+        return point
+
+    def encode_all(self, assignments: Sequence[Mapping[str, Any]]) -> Array:
+        """Return the points (n, D) of n parameter assignments, each as :meth:`encode` does."""
+        points = np.empty((len(assignments), self.dim))
+        for j, (name, d) in enumerate(self.distributions.items()):
+            values = [params.get(name, _MISSING) for params in assignments]
+            points[:, j] = _encode_values(d, values, self._start[j], self._end[j])
+        return points
 
     def decode(self, point: Array, parent: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return the legal parameter assignment at, or nearest to, a point.
@@ -197,23 +199,32 @@ def _axis(distribution: BaseDistribution) -> tuple[float, float]:
     return (math.log(low), math.log(high)) if distribution.log else (low, high)
 
 
-def _encode_value(distribution: BaseDistribution, value: Any, start: float, end: float) -> float:
+def _encode_values(
+    distribution: BaseDistribution, values: Sequence[Any], start: float, end: float
+) -> Array:
+    """Return the unit values (n,) of one slot's values, nan where they are missing or illegal."""
     if isinstance(distribution, CategoricalDistribution):
-        try:
-            index = distribution.to_internal_repr(value)
-        except ValueError:
-            return math.nan
-        return (index + 0.5) / len(distribution.choices)
+        return np.array([_choice(distribution, value) for value in values], np.float64)
     assert isinstance(distribution, FloatDistribution | IntDistribution)
-    if not isinstance(value, int | float | np.integer | np.floating):
-        return math.nan
-    if not distribution.low <= value <= distribution.high:
-        return math.nan
+    numbers = np.array(
+        [v if isinstance(v, int | float | np.integer | np.floating) else math.nan for v in values],
+        np.float64,
+    )
+    legal = (numbers >= distribution.low) & (numbers <= distribution.high)
     if distribution.single():
-        return 0.5
-    axis = math.log(value) if distribution.log else float(value)
+        return np.where(legal, 0.5, math.nan)
+    numbers = np.where(legal, numbers, math.nan)
+    axis = np.log(numbers) if distribution.log else numbers
     # Halves first: a range may be wider than the largest float.
-    return float((0.5 * axis - 0.5 * start) / (0.5 * end - 0.5 * start))
+    units: Array = (0.5 * axis - 0.5 * start) / (0.5 * end - 0.5 * start)
+    return units
+
+
+def _choice(distribution: CategoricalDistribution, value: Any) -> float:
+    try:
+        return (distribution.to_internal_repr(value) + 0.5) / len(distribution.choices)
+    except ValueError:
+        return math.nan
 
 
 def _decode_value(

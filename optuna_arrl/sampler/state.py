@@ -23,7 +23,6 @@ from optuna_arrl.trajectory import to_ranges
 
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from collections.abc import Mapping
     from collections.abc import Sequence
 
@@ -205,8 +204,7 @@ def build_history(
     from optuna_arrl.sampler.history import History
 
     found = observe(seen, direction)
-    points = np.array([space.encode(o.trial.params) for o in found], np.float64)
-    points = points.reshape(len(found), space.dim)
+    points = space.encode_all([o.trial.params for o in found])
     present = np.array([[name in o.trial.params for name in space.names] for o in found], bool)
     present = present.reshape(points.shape)
     legal = present.any(axis=1) & ~(present & np.isnan(points)).any(axis=1)

@@ -23,7 +23,15 @@ from optuna_arrl.sampler.cube import Cube
 from optuna_arrl.sampler.history import History
 
 
-__all__ = ["Hyperparameters", "Prediction", "Surrogate", "Warp", "fit", "fitted_trials", "kept_trials"]
+__all__ = [
+    "Hyperparameters",
+    "Prediction",
+    "Surrogate",
+    "Warp",
+    "fit",
+    "fitted_trials",
+    "kept_trials",
+]
 
 _BEST, _LATEST = 64, 192  # trials kept
 _FIT_BEST, _FIT_LATEST = 32, 96  # of the first `fitted_trials`, those that a fit looks at
@@ -118,6 +126,7 @@ def _cholesky(correlations: Tensor, theta: Hyperparameters, known: Tensor) -> Te
     diagonal = torch.where(known > 0.0, own[..., None], 1.0)
     covariance = torch.exp(theta.scale)[..., None, None] * correlations * both
     covariance.diagonal(dim1=-2, dim2=-1).add_(diagonal)
+    cholesky: Tensor
     cholesky, failed = torch.linalg.cholesky_ex(covariance)
     if failed.any():  # repeats of a point under a tiny noise
         covariance.diagonal(dim1=-2, dim2=-1).add_(0.05 * (failed > 0)[..., None])
@@ -321,7 +330,7 @@ class Surrogate:
         # Predictions are many and matrix products fast: the factor is inverted once.
         identity = torch.eye(cholesky.shape[-1]).to(cholesky)
         self._whitener = torch.linalg.solve_triangular(cholesky, identity, upper=False)
-        self.best = torch.zeros_like(self._cube.start[:, :1])
+        self.best = torch.zeros_like(theta.noise[:, :1])
         if len(history):
             # K a = y - noise a: the posterior mean at the trials themselves, from the solution.
             own = torch.exp(theta.noise) + _JITTER * torch.exp(theta.scale)

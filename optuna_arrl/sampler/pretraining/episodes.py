@@ -54,9 +54,7 @@ def play(
         candidates: To choose from at each trial.
     """
     device = tasks.default.device
-    noise, draws = (
-        torch.Generator(device).manual_seed(2 * seed + stream) for stream in range(2)
-    )
+    noise, draws = (torch.Generator(device).manual_seed(2 * seed + stream) for stream in range(2))
     history = History.empty(tasks.cube)
     theta: Hyperparameters | None = None
     regrets: list[Tensor] = []

@@ -46,7 +46,7 @@ from optuna_arrl.sampler.rewards import rewards
 from optuna_arrl.sampler.surrogate import Surrogate
 
 
-__all__ = ["Recipe", "Training", "TRAINING_TASKS"]
+__all__ = ["TRAINING_TASKS", "Recipe", "Training"]
 
 TRAINING_TASKS = 1_000_000
 """Seeds of training tasks begin here; below lie those that nothing was trained on."""
@@ -175,8 +175,7 @@ class Training:
     def checkpoint(self) -> bytes:
         """Return all that the rest of the run depends on."""
         buffer = io.BytesIO()
-        parts = (self.network, self.critic, self.optimizer, self.critic_optimizer)
-        state = [part.state_dict() for part in parts]
+        state = [part.state_dict() for part in self._parts()]
         torch.save({"recipe": asdict(self.recipe), "at": self.iteration, "state": state}, buffer)
         return buffer.getvalue()
 
@@ -189,10 +188,12 @@ class Training:
         stored = torch.load(io.BytesIO(checkpoint), self.device, weights_only=True)
         if stored["recipe"] != asdict(self.recipe):
             raise ValueError(f"The checkpoint is of another recipe: {stored['recipe']}.")
-        parts = (self.network, self.critic, self.optimizer, self.critic_optimizer)
-        for part, state in zip(parts, stored["state"], strict=True):
+        for part, state in zip(self._parts(), stored["state"], strict=True):
             part.load_state_dict(state)
         self.iteration = stored["at"]
+
+    def _parts(self) -> tuple[Any, ...]:
+        return self.network, self.critic, self.optimizer, self.critic_optimizer
 
     def _iterate(self) -> dict[str, Any]:
         recipe, began = self.recipe, time.perf_counter()
@@ -213,12 +214,12 @@ class Training:
         shuffle = torch.Generator().manual_seed(seed)
         update = ppo_update(self.network, self.optimizer, batch, config, shuffle)
         self.iteration += 1
-        curve = played.log_regret.mean(0)
+        curve = played.log_regret.mean(0).tolist()
         marks = {f"log_regret_{n}": curve[n - 1] for n in (12, 25, 50, 100) if n <= horizon}
         return {
             "iteration": self.iteration,
             "horizon": horizon,
-            **{name: round(float(value), 4) for name, value in {**marks, **figures}.items()},
+            **{name: round(value, 4) for name, value in {**marks, **figures}.items()},
             **{name: round(value, 4) for name, value in asdict(update).items()},
             "failures": round(1.0 - float(played.history.ran.float().mean()), 4),
             "scale": round(float(self.network.log_scale.detach().exp()), 3),
@@ -274,7 +275,7 @@ class Training:
         for _ in range(20):
             loss = (self.critic(features) - target).square().mean()
             self.critic_optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             self.critic_optimizer.step()
         return float(loss.detach())
 

@@ -104,18 +104,15 @@ def propose(history: History, generator: torch.Generator, count: int = 256) -> C
     numbers = [round(count * family.share) for family in _FAMILIES]
     numbers[_GLOBAL] = min(max(numbers[_GLOBAL], 1), count)
     numbers[_LOCAL] = max(count - sum(numbers) + numbers[_LOCAL], 0)
-    points, parents, kinds = [], [], []
+    drawn: list[tuple[Tensor, Tensor, Tensor]] = []
     for kind, number in enumerate(numbers):
         number = min(number, count - sum(numbers[:kind]))  # of very few candidates
         if number <= 0:
             continue
-        drawn = _draw(history, generator, kind, number)
-        for column, part in zip((points, parents, kinds), drawn, strict=True):
-            column.append(part)
-    snapped = history.cube.snap(torch.cat(points, 1))
-    candidates = Candidates(
-        snapped, torch.cat(parents, 1), torch.cat(kinds, 1), _legal(history, snapped)
-    )
+        drawn.append(_draw(history, generator, kind, number))
+    points, parents, kinds = (torch.cat(parts, 1) for parts in zip(*drawn, strict=True))
+    points = history.cube.snap(points)
+    candidates = Candidates(points, parents, kinds, _legal(history, points))
     for row in (~candidates.legal.any(1)).nonzero()[:, 0]:
         untried = global_draw.walk_untried(history[row[None]], generator, count)
         candidates.points[row, : len(untried)] = untried

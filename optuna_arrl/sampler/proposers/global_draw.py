@@ -17,7 +17,7 @@ __all__ = ["draw", "walk_untried"]
 def draw(draws: Draws) -> Draft:
     """Draw points uniformly: in a finite space every legal one with positive probability."""
     points = draws.uniform(draws.history.cube.slots)
-    return points, torch.full_like(points[..., 0], -1, dtype=torch.int64)
+    return points, torch.full(points.shape[:2], -1, device=points.device)
 
 
 def walk_untried(history: History, generator: torch.Generator, count: int) -> Tensor:
