@@ -150,7 +150,7 @@ class Learner:
         batch_size:
             Trials that have to end before they are learned from.
         learns:
-            Whether versions are made; else the first one is kept.
+            Whether versions are loaded and made; else `shipped` is kept and the store left alone.
     """
 
     def __init__(
@@ -158,8 +158,7 @@ class Learner:
     ) -> None:
         self.store = store
         self._learns = learns
-        self._policy = shipped
-        self._reference = shipped
+        self._shipped = self._policy = self._reference = shipped
         self._batch_size = batch_size
         self._loaded = False
         self._consumed: set[int] = set()
@@ -176,6 +175,9 @@ class Learner:
 
     def refresh(self) -> None:
         """Load the newest version; the first worker of a study stores version 0."""
+        if not self._learns:
+            self._loaded = True
+            return
         newest = self.store.newest()
         if newest is None:
             self.store.append(
@@ -197,12 +199,13 @@ class Learner:
         try:
             self._load(newest)
         except RuntimeError:  # of load_state_dict: other names or shapes
-            self._learns = False
+            self._learns, self._policy, self._loaded = False, self._shipped, True
             _logger.warning(
                 "This study's policy was made by another release of optuna-arrl, whose network "
                 "has other weights: the study goes on with the policy of this release, and that "
                 "does not learn."
             )
+            return
         self._consumed = {number for record in self.store.records() for number in record.consumed}
         self._loaded = True
 

@@ -92,7 +92,8 @@ class ARRLSampler(BaseSampler):
             Safetensors file with the weights that a new study begins with, such as those that
             ``arrl pretrain`` makes, in place of those that come with the package. A study that has
             begun goes on with its own. With ``"acquisition"`` nothing learned has a say: edits
-            are chosen by the surrogate's acquisition alone, and nothing is learned.
+            are chosen by the surrogate's acquisition alone, nothing is learned, and no version
+            is stored.
         batch_size:
             Trials that have to end before the policy learns from them. Fewer make it learn
             sooner, from noisier gradients. Where the storage is not an SQL database, all workers
