@@ -59,10 +59,6 @@ class Hyperparameters(NamedTuple):
     noise: Tensor
     scale: Tensor
 
-    def __getitem__(self, rows: Tensor) -> Hyperparameters:  # type: ignore[override]
-        """Return the hyperparameters of the studies `rows`."""
-        return Hyperparameters(*(part[rows] for part in tuple(self)))
-
 
 class Prediction(NamedTuple):
     """What is expected of candidates, (B, C) each.
@@ -196,14 +192,14 @@ def fit(history: History) -> Hyperparameters:
         return theta
     kept = kept_trials(history, _FIT_BEST, _FIT_LATEST)
     data, _ = _data(history, kept)
-    first = [torch.zeros_like(part) for part in tuple(theta)]
-    second = [torch.zeros_like(part) for part in tuple(theta)]
+    first = [torch.zeros_like(part) for part in theta]
+    second = [torch.zeros_like(part) for part in theta]
     bounds = ((-2.3, 5.0), (-7.0, 0.5), (-1.5, 1.5))
     for step in range(1, _STEPS + 1):
         _, gradient = negative_log_posterior(cube, data, theta)
         moved = []
         for part, slope, m, v, (low, high) in zip(
-            tuple(theta), tuple(gradient), first, second, bounds, strict=True
+            theta, gradient, first, second, bounds, strict=True
         ):
             m.mul_(0.8).add_(slope, alpha=0.2)
             v.mul_(0.95).addcmul_(slope, slope, value=0.05)

@@ -129,7 +129,7 @@ def test_the_objective_is_the_likelihood_times_the_prior() -> None:
         return float(loss[0, 0])
 
     def by_formula(*theta: float) -> float:
-        lengthscale, noise, scale = (part[0, 0].numpy() for part in tuple(theta_of(cube, *theta)))
+        lengthscale, noise, scale = (part[0, 0].numpy() for part in theta_of(cube, *theta))
         known = data.known[0, 0].numpy() > 0
         features = data.features[0, 0].numpy()[known]
         scaled = features * np.exp(-lengthscale[[0, 1, 1, 1, 3]])
@@ -151,11 +151,11 @@ def test_the_gradient_is_that_of_the_objective() -> None:
     cube, data = mixed_data(7)
     theta = theta_of(cube, -0.7, -3.0, 0.2)
     _, gradient = negative_log_posterior(cube, data, theta)
-    for part, slopes in enumerate(tuple(gradient)):
+    for part, slopes in enumerate(gradient):
         for index in np.ndindex(*slopes.shape):
             ends = []
             for step in (1e-5, -1e-5):
-                moved = [x.clone() for x in tuple(theta)]
+                moved = [x.clone() for x in theta]
                 moved[part][index] += step
                 loss, _ = negative_log_posterior(cube, data, Hyperparameters(*moved))
                 ends.append(float(loss[0, index[1]]))
@@ -187,7 +187,7 @@ def test_the_fit_is_where_the_objective_is_nearly_flat() -> None:
     data, _ = module._data(history, kept_trials(history, 64, 192))
 
     def objective(part: int, step: float) -> float:
-        moved = list(tuple(theta))
+        moved = list(theta)
         moved[part] = moved[part] + step
         return float(negative_log_posterior(SQUARE.cube, data, Hyperparameters(*moved))[0][0, 0])
 

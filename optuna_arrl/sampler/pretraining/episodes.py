@@ -66,7 +66,7 @@ def play(
             points = torch.where(tasks.has_default[:, None], tasks.default, offered.points[:, 0])
             parents = torch.full_like(rows, -1)
         else:
-            if theta is None or fitted_trials(n) == n or fitted_trials(n) != fitted_trials(n - 1):
+            if fitted_trials(n) != fitted_trials(n - 1):
                 theta = fit(history.first(fitted_trials(n)))
             index = choose(history, offered, Surrogate(history, theta))
             points, parents = offered.points[rows, index], offered.parents[rows, index]
