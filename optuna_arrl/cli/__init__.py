@@ -14,6 +14,7 @@ from optuna_arrl.cli.dashboard import dashboard
 from optuna_arrl.cli.diff import diff
 from optuna_arrl.cli.doctor import doctor
 from optuna_arrl.cli.prepare import prepare
+from optuna_arrl.cli.pretrain import pretrain
 from optuna_arrl.cli.run import run
 from optuna_arrl.cli.status import status
 
@@ -45,5 +46,5 @@ def main() -> None:
     """
 
 
-for _command in (run, status, best, diff, dashboard, prepare, doctor):
+for _command in (run, status, best, diff, dashboard, prepare, doctor, pretrain):
     main.add_command(_command)

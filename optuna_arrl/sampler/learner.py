@@ -22,7 +22,6 @@ import time
 from typing import Any
 from typing import TYPE_CHECKING
 
-import numpy as np
 from optuna.logging import get_logger
 from safetensors.torch import load
 from safetensors.torch import save
@@ -33,7 +32,7 @@ from optuna_arrl.policy_store import PolicyStore
 from optuna_arrl.policy_store import PolicyVersion
 from optuna_arrl.policy_store import SqlPolicyStore
 from optuna_arrl.sampler.policy import action_distribution
-from optuna_arrl.sampler.policy import candidate_features
+from optuna_arrl.sampler.policy import policy_input
 from optuna_arrl.sampler.policy import PolicyInput
 from optuna_arrl.sampler.policy import PolicyNetwork
 from optuna_arrl.sampler.ppo import Batch
@@ -61,6 +60,8 @@ if TYPE_CHECKING:
 __all__ = ["Learner", "Policy", "shipped_policy"]
 
 _logger = get_logger(__name__)
+
+_SHIPPED = Path(__file__).parent / "weights" / "policy.safetensors"
 
 # PPO normalises advantages over a batch; of a single step nothing is left.
 _MIN_STEPS = 2
@@ -96,10 +97,10 @@ class Policy:
 
     def judge(self, situation: Situation) -> tuple[torch.Tensor, float]:
         """Return log-probabilities (C,) of a situation's candidates, and its value."""
-        inputs = candidate_features(situation.history, situation.candidates, situation.surrogate)
         with torch.no_grad(), one_thread():
+            inputs = _inputs(situation)
             output = self.network(inputs)
-            return action_distribution(output.logits, inputs.mask), float(output.value)
+            return action_distribution(output.logits, inputs.mask)[0], float(output.value)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,23 +114,22 @@ class _Step:
     inputs: PolicyInput
 
 
-def shipped_policy(path: Path | None) -> Policy:
+def shipped_policy(source: Path | str | None) -> Policy:
     """Return version 0.
 
     Args:
-        path:
-            A safetensors file of the network's weights; None for the policy that follows the
-            surrogate's acquisition (its residual is zero).
+        source:
+            A safetensors file of the network's weights; "acquisition" for the policy that follows
+            the surrogate's acquisition (what it learned is zero); None for the weights that come
+            with the package.
 
     Raises:
         ValueError:
             When the file does not hold the weights of this network.
     """
-    # Of the caller's random numbers none is used up, and none has a say.
-    if path is None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            return _policy(0, save(_contiguous(PolicyNetwork().state_dict())), None)
+    if source == "acquisition":
+        return _policy(0, save(_contiguous(PolicyNetwork().state_dict())), None)
+    path = _SHIPPED if source is None else Path(source)
     try:
         return _policy(0, path.read_bytes(), None)
     except Exception as error:
@@ -149,12 +149,16 @@ class Learner:
             Version 0 of a study that has none yet.
         batch_size:
             Trials that have to end before they are learned from.
+        learns:
+            Whether versions are loaded and made; else `shipped` is kept and the store left alone.
     """
 
-    def __init__(self, store: PolicyStore, shipped: Policy, batch_size: int) -> None:
+    def __init__(
+        self, store: PolicyStore, shipped: Policy, batch_size: int, *, learns: bool = True
+    ) -> None:
         self.store = store
-        self._policy = shipped
-        self._reference = shipped
+        self._learns = learns
+        self._shipped = self._policy = self._reference = shipped
         self._batch_size = batch_size
         self._loaded = False
         self._consumed: set[int] = set()
@@ -171,6 +175,9 @@ class Learner:
 
     def refresh(self) -> None:
         """Load the newest version; the first worker of a study stores version 0."""
+        if not self._learns:
+            self._loaded = True
+            return
         newest = self.store.newest()
         if newest is None:
             self.store.append(
@@ -189,6 +196,20 @@ class Learner:
             newest = 0
         if self._loaded and newest == self._policy.version:
             return
+        try:
+            self._load(newest)
+        except RuntimeError:  # of load_state_dict: other names or shapes
+            self._learns, self._policy, self._loaded = False, self._shipped, True
+            _logger.warning(
+                "This study's policy was made by another release of optuna-arrl, whose network "
+                "has other weights: the study goes on with the policy of this release, and that "
+                "does not learn."
+            )
+            return
+        self._consumed = {number for record in self.store.records() for number in record.consumed}
+        self._loaded = True
+
+    def _load(self, newest: int) -> None:
         stored = self.store.load(0)
         if stored.sha256 != self._reference.sha256:
             # The study began with another one: the KL penalty has to refer to that.
@@ -200,8 +221,6 @@ class Learner:
             found = self.store.load(newest)
             assert found.weights is not None
             self._policy = _policy(newest, found.weights, found.optimiser)
-        self._consumed = {number for record in self.store.records() for number in record.consumed}
-        self._loaded = True
 
     def advance(
         self,
@@ -227,6 +246,8 @@ class Learner:
         """
         begun = not self._loaded
         self.refresh()
+        if not self._learns:
+            return
         replayed = 0
         while (numbers := self._next_batch(trials, remainder)) is not None:
             used = self._make_version(trials, numbers, direction, noise())
@@ -340,7 +361,7 @@ class Learner:
     ) -> tuple[bytes, bytes, dict[str, Any]]:
         """Return the updated weights, the optimiser's state and the figures of the update."""
         config = PPOConfig()
-        inputs = PolicyInput.stack([step.inputs for step in steps])
+        inputs = PolicyInput.cat([step.inputs for step in steps])
         advantage, return_ = generalized_advantage(
             torch.tensor([step.reward for step in steps]),
             torch.tensor([step.action.value for step in steps]),
@@ -351,7 +372,10 @@ class Learner:
         with one_thread():
             with torch.no_grad():
                 reference = action_distribution(
-                    self._reference.network(inputs).logits, inputs.mask, config.exploration_floor
+                    self._reference.network(inputs).logits,
+                    inputs.mask,
+                    config.exploration_floor,
+                    config.sharpness,
                 )
             batch = Batch(
                 inputs=inputs,
@@ -396,7 +420,7 @@ def _step(
     if not distributions or not all(t.state.is_finished() for t in seen):
         return "other_space"
     situation = situation_of(seen, distributions, direction, action.seed, trial.number)
-    if situation.history.space.digest() != action.space:
+    if situation.space.digest() != action.space:
         return "other_space"
     if situation.candidates.digest() != action.candidates:
         return "other_candidates"
@@ -405,9 +429,13 @@ def _step(
         return "overridden"
     score = math.nan
     if observation.ran and not observation.pruned:
-        score = float(situation.surrogate.warp(np.array([observation.loss]))[0])
-    inputs = candidate_features(situation.history, situation.candidates, situation.surrogate)
-    return _Step(observation, reward, action, score, inputs)
+        loss = torch.tensor([[observation.loss]], dtype=torch.float64)
+        score = float(situation.surrogate.warped_losses(loss))
+    return _Step(observation, reward, action, score, _inputs(situation))
+
+
+def _inputs(situation: Situation) -> PolicyInput:
+    return policy_input(situation.history, situation.candidates, situation.surrogate)
 
 
 def _policy(version: int, weights: bytes, optimiser: bytes | None) -> Policy:

@@ -18,6 +18,7 @@ from optuna_arrl.sampler.policy import EXPLORATION_FLOOR
 from optuna_arrl.sampler.policy import PolicyInput
 from optuna_arrl.sampler.policy import PolicyNetwork
 from optuna_arrl.sampler.policy import PolicyOutput
+from optuna_arrl.sampler.policy import SHARPNESS
 
 
 __all__ = [
@@ -48,6 +49,7 @@ class PPOConfig:
         learning_rate: Of Adam, for whoever makes the optimiser.
         max_grad_norm: Gradients are scaled down to this norm.
         exploration_floor: Uniform share of the distribution that actions are drawn from.
+        sharpness: Inverse temperature of the rest of it.
     """
 
     clip_range: float = 0.2
@@ -63,6 +65,7 @@ class PPOConfig:
     learning_rate: float = 3e-4
     max_grad_norm: float = 0.5
     exploration_floor: float = EXPLORATION_FLOOR
+    sharpness: float = SHARPNESS
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +73,7 @@ class Batch:
     """N steps to learn from.
 
     Attributes:
-        inputs: N states (PolicyInput.stack).
+        inputs: N states.
         action: (N,) int64, index of the candidate that was drawn.
         log_prob: (N,) its log-probability under the distribution it was drawn from.
         advantage, return_: (N,), of :func:`generalized_advantage`.
@@ -150,7 +153,9 @@ def ppo_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the loss to minimise, and its parts, detached, by their names in the statistics."""
     mask = batch.inputs.mask
-    log_probs = action_distribution(output.logits, mask, config.exploration_floor)
+    log_probs = action_distribution(
+        output.logits, mask, config.exploration_floor, config.sharpness
+    )
     log_ratio = log_probs.gather(-1, batch.action[:, None])[:, 0] - batch.log_prob
     ratio = log_ratio.exp()  # r_t(θ) = π_θ(a|s) / π_old(a|s)
     clipped = ratio.clamp(1.0 - config.clip_range, 1.0 + config.clip_range)

@@ -16,8 +16,6 @@ from optuna.samplers import BaseSampler
 from optuna_arrl.policy_store import MemoryPolicyStore
 from optuna_arrl.policy_store import open_policy_store
 from optuna_arrl.policy_store import study_key
-from optuna_arrl.sampler.proposers import GENERATOR_VERSION
-from optuna_arrl.sampler.proposers import KINDS
 from optuna_arrl.sampler.space import Space
 from optuna_arrl.sampler.state import draws
 from optuna_arrl.sampler.state import search_space as union_search_space
@@ -46,6 +44,9 @@ __all__ = ["ARRLSampler"]
 
 _logger = get_logger(__name__)
 
+ACQUISITION = "acquisition"
+"""Name of the policy in which the surrogate's acquisition chooses and nothing learns."""
+
 # Streams of random numbers of one trial; 0 draws the candidates.
 _CHOICE_STREAM = 1
 _INDEPENDENT_STREAM = 2
@@ -57,8 +58,9 @@ class ARRLSampler(BaseSampler):
     """Sampler that edits good trials, chooses the edit by a policy, and trains the policy by PPO.
 
     Each trial is an *edit* of an earlier one. Proposers draw candidate edits, a small network
-    scores them from what Gaussian processes say of score and crash, and one is drawn from the
-    softmax of the scores. When a batch of trials has ended, the network is updated by PPO.
+    scores them from what Gaussian processes say of score and crash and from the trials
+    themselves, and one is drawn, nearly always the best. The network was trained by PPO on whole
+    studies of random tasks; when a batch of a study's own trials has ended, PPO goes on with it.
 
     Everything is read from and written to the study's storage: a new process with the same storage
     goes on with the same policy and proposes the same next edit. It serves any single-objective
@@ -87,8 +89,11 @@ class ARRLSampler(BaseSampler):
             :obj:`None` a study goes on with the seed of its first sampler, which is drawn when
             there is none and stored with the study.
         policy:
-            Safetensors file with the weights that a new study begins with, such as those of a
-            policy trained on other studies. A study that has begun goes on with its own.
+            Safetensors file with the weights that a new study begins with, such as those that
+            ``arrl pretrain`` makes, in place of those that come with the package. A study that has
+            begun goes on with its own. With ``"acquisition"`` nothing learned has a say: edits
+            are chosen by the surrogate's acquisition alone, nothing is learned, and no version
+            is stored.
         batch_size:
             Trials that have to end before the policy learns from them. Fewer make it learn
             sooner, from noisier gradients. Where the storage is not an SQL database, all workers
@@ -110,10 +115,12 @@ class ARRLSampler(BaseSampler):
             raise ValueError(f"`seed` must be at least 0, but got {seed}.")
         if batch_size < 2:
             raise ValueError(f"`batch_size` must be at least 2, but got {batch_size}.")
-        if policy is not None and not Path(policy).is_file():
-            raise ValueError(f"`policy` must be a safetensors file, but '{policy}' is none.")
+        if policy not in (None, ACQUISITION) and not Path(policy).is_file():
+            raise ValueError(
+                f"`policy` must be a safetensors file or '{ACQUISITION}', but '{policy}' is none."
+            )
         self._seed = None if seed is None else int(seed)
-        self._policy_path = None if policy is None else Path(policy)
+        self._policy = policy if policy in (None, ACQUISITION) else Path(policy)
         self._batch_size = batch_size
         self._reseeded: int | None = None
         self._seeds: dict[str, int] = {}
@@ -181,6 +188,9 @@ class ARRLSampler(BaseSampler):
         distributions = {name: d for name, d in search_space.items() if not d.single()}
         if not distributions:
             return {}
+        from optuna_arrl.sampler.proposers import GENERATOR_VERSION  # imports torch
+        from optuna_arrl.sampler.proposers import KINDS
+
         trials = _all_trials(study)
         unseen = unseen_ranges(trials, trial.number)
         seed = self._seed_for(study)
@@ -198,7 +208,6 @@ class ARRLSampler(BaseSampler):
         # Where a person has fixed some values, what runs is not what was drawn: no action.
         if not trial.system_attrs.get("fixed_params"):
             parent = situation.parent(index)
-            gain = situation.surrogate.expected_gain(situation.candidates.points)
             self._record(
                 study,
                 trial,
@@ -206,16 +215,16 @@ class ARRLSampler(BaseSampler):
                     index=index,
                     edit=_difference(params, {} if parent is None else parent.params),
                     parent=None if parent is None else parent.number,
-                    kind=KINDS[situation.candidates.kinds[index]],
+                    kind=KINDS[int(situation.candidates.kinds[0, index])],
                     log_prob=float(log_probs[index]),
                     value=value,
-                    expected_gain=None if gain is None else float(gain[index]),
+                    expected_gain=situation.expected_gain(index),
                     policy_version=policy.version,
                     seed=seed,
                     unseen=unseen,
                     generator=GENERATOR_VERSION,
                     candidates=situation.candidates.digest(),
-                    space=situation.history.space.digest(),
+                    space=situation.space.digest(),
                 ),
             )
         return params
@@ -298,7 +307,9 @@ class ARRLSampler(BaseSampler):
         if learner is None or isinstance(learner.store, MemoryPolicyStore):
             store = open_policy_store(study, key)
             if learner is None or not isinstance(store, MemoryPolicyStore):
-                learner = Learner(store, shipped_policy(self._policy_path), self._batch_size)
+                shipped = shipped_policy(self._policy)
+                learns = self._policy != ACQUISITION
+                learner = Learner(store, shipped, self._batch_size, learns=learns)
                 self._learners[key] = learner
         while len(self._learners) > _MAX_STUDIES:
             self._learners.pop(next(iter(self._learners)))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Sequence
+from functools import cached_property
 import hashlib
 import math
 from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +18,19 @@ from optuna.distributions import distribution_to_json
 from optuna.distributions import FloatDistribution
 from optuna.distributions import IntDistribution
 
+from optuna_arrl.sampler.families import name_family
+
+
+if TYPE_CHECKING:
+    from optuna_arrl.sampler.cube import Cube
+
 
 __all__ = ["Space"]
 
 Array = NDArray[np.float64]
 
-_ONE_HOT = math.sqrt(0.5)  # two different choices then lie at distance 1, as opposite bounds do
 _RESOLUTION = 1e-9  # of a slot's range; what is finer is rounding error and not written to code
+_MISSING = object()  # no choice and no number
 _SAME = 1e-8  # unit values nearer than this are the same value
 
 
@@ -42,9 +51,7 @@ class Space:
         dim: D, the number of slots.
         is_categorical: (D,) bool.
         levels: (D,) int, the number of legal values; 0 where a slot is continuous.
-        movable: (D,) bool, False where only one value is legal.
         size: Number of legal points, or :obj:`None` when a slot is continuous.
-        feature_slots: (E,) int, the slot that each column of :meth:`features` belongs to.
     """
 
     def __init__(self, distributions: Mapping[str, BaseDistribution]) -> None:
@@ -56,18 +63,39 @@ class Space:
             [isinstance(d, CategoricalDistribution) for d in slots], bool
         )
         self.levels = np.array([_count_levels(d) for d in slots], np.int64)
-        self.movable = self.levels != 1
         self.size = None if (self.levels == 0).any() else math.prod(self.levels.tolist())
         # Axis ends, in logarithms where the slot has a logarithmic scale.
         ends = np.array([_axis(d) for d in slots], np.float64).reshape(self.dim, 2)
         self._start, self._end = ends[:, 0], ends[:, 1]
-        # The only unequal steps along an axis are those of an integer on a logarithmic scale.
-        self._log_int = np.array(
-            [isinstance(d, IntDistribution) and d.log and not d.single() for d in slots], bool
+
+    @cached_property
+    def cube(self) -> Cube:
+        """The space as tensors, a batch of one."""
+        import torch
+
+        from optuna_arrl.sampler.cube import Cube
+
+        slots = list(self.distributions.values())
+        columns = {
+            "levels": self.levels,
+            "categorical": self.is_categorical,
+            "logarithmic": [getattr(d, "log", False) for d in slots],
+            "integer": [isinstance(d, IntDistribution) for d in slots],
+            "low": [getattr(d, "low", 0) for d in slots],
+            "start": self._start,
+            "end": self._end,
+            "family": [name_family(name) for name in self.names],
+        }
+        types = {
+            **dict.fromkeys(("levels", "family"), torch.int64),
+            **dict.fromkeys(("low", "start", "end"), torch.float64),
+        }
+        return Cube.of(
+            **{
+                name: torch.tensor(np.array(column), dtype=types.get(name, torch.bool))[None]
+                for name, column in columns.items()
+            }
         )
-        self._low = np.array([d.low if hasattr(d, "low") else 0 for d in slots], np.float64)
-        widths = np.where(self.is_categorical, self.levels, 1) * self.movable
-        self.feature_slots = np.repeat(np.arange(self.dim), widths)
 
     def encode(self, params: Mapping[str, Any]) -> Array:
         """Return the point of a parameter assignment.
@@ -79,15 +107,16 @@ class Space:
             (D,) unit values; nan where a value is missing, out of range or no choice. A value
             inside the range but off its grid keeps its place: :meth:`snap` moves it.
         """
-        return np.array(
-            [
-                _encode_value(d, params[name], self._start[j], self._end[j])
-                if name in params
-                else math.nan
-                for j, (name, d) in enumerate(self.distributions.items())
-            ],
-            np.float64,
-        )
+        point: Array = self.encode_all([params])[0]
+        return point
+
+    def encode_all(self, assignments: Sequence[Mapping[str, Any]]) -> Array:
+        """Return the points (n, D) of n parameter assignments, each as :meth:`encode` does."""
+        points = np.empty((len(assignments), self.dim))
+        for j, (name, d) in enumerate(self.distributions.items()):
+            values = [params.get(name, _MISSING) for params in assignments]
+            points[:, j] = _encode_values(d, values, self._start[j], self._end[j])
+        return points
 
     def decode(self, point: Array, parent: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return the legal parameter assignment at, or nearest to, a point.
@@ -103,8 +132,10 @@ class Space:
         Returns:
             Values of plain Python type by name, inside the bounds and on the grid.
         """
-        origin = self.snap(self.encode(parent)) if parent is not None else None
-        indices = self._indices(np.asarray(point, np.float64))
+        import torch
+
+        origin = self.snap(self.encode(parent)[None])[0] if parent is not None else None
+        indices = self.cube.indices(torch.from_numpy(point)[None, None])[0, 0].tolist()
         params: dict[str, Any] = {}
         for j, (name, d) in enumerate(self.distributions.items()):
             if origin is not None and parent is not None and abs(origin[j] - point[j]) < _SAME:
@@ -121,87 +152,20 @@ class Space:
         """Return the legal points nearest to points (as Optuna rounds); idempotent.
 
         Args:
-            points: (..., D), any real values; nan stays nan.
+            points: (n, D), any real values; nan stays nan.
 
         Returns:
-            (..., D) in the unit cube.
+            (n, D) in the unit cube.
         """
-        points = np.asarray(points, np.float64)
-        return np.where(self.levels > 0, self.at(self._indices(points)), np.clip(points, 0.0, 1.0))
+        import torch
 
-    def at(self, indices: Array) -> Array:
-        """Return the unit values of level numbers.
-
-        Args:
-            indices: (..., D), whole numbers from 0 to `levels - 1`; slots without levels ignored.
-
-        Returns:
-            (..., D) unit values; meaningless in continuous slots.
-        """
-        equal = (indices + 0.5) / np.maximum(self.levels, 1)
-        if not self._log_int.any():
-            return equal
-        with np.errstate(divide="ignore", invalid="ignore"):
-            logarithmic = (np.log(self._low + indices) - self._start) / (self._end - self._start)
-        return np.where(self._log_int, logarithmic, equal)
-
-    def neighbours(self, points: Array, direction: Array) -> Array:
-        """Return, for slots with levels, the next level; at an end, the next one back.
-
-        Args:
-            points: (..., D) legal points.
-            direction: (..., D), its sign says which way.
-
-        Returns:
-            (..., D) legal points; continuous and single-valued slots are left as they are.
-        """
-        indices = self._indices(points)
-        step = np.where(direction < 0, -1.0, 1.0)
-        moved = indices + step
-        moved = np.where((moved < 0) | (moved >= self.levels), indices - step, moved)
-        return np.where(self.levels > 1, self.at(moved), points)
-
-    def features(self, points: Array) -> Array:
-        """Return points as a surrogate sees them.
-
-        Args:
-            points: (..., D) legal points.
-
-        Returns:
-            (..., E): a movable slot's unit value, or for choices one column each, √½ in the
-            chosen one. Single-valued slots have no column.
-        """
-        columns = [
-            _ONE_HOT * (self._indices(points)[..., j : j + 1] == np.arange(self.levels[j]))
-            if self.is_categorical[j]
-            else points[..., j : j + 1]
-            for j in np.flatnonzero(self.movable)
-        ]
-        return np.concatenate([np.empty((*points.shape[:-1], 0)), *columns], axis=-1)
-
-    def keys(self, points: Array) -> list[bytes]:
-        """Return one hashable key a point; equal for points that decode to the same edit.
-
-        Args:
-            points: (n, D) legal points.
-        """
-        rounded = np.rint(points / _SAME).astype(np.int64)
-        return [row.tobytes() for row in rounded]
+        snapped: Array = self.cube.snap(torch.from_numpy(points)[None])[0].numpy()
+        return snapped
 
     def digest(self) -> str:
         """Return 16 hexadecimal digits that name the search space."""
         text = repr([(name, _describe(d)) for name, d in self.distributions.items()])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-    def _indices(self, points: Array) -> Array:
-        """Return (..., D) level numbers as floats (nan stays nan); junk in continuous slots."""
-        last = np.maximum(self.levels - 1, 0)
-        indices = np.clip(np.floor(points * self.levels), 0, last)
-        if not self._log_int.any():
-            return indices
-        axis = self._start + np.clip(points, 0.0, 1.0) * (self._end - self._start)
-        values = np.rint(np.exp(np.where(self._log_int, axis, 0.0)))
-        return np.where(self._log_int, np.clip(values - self._low, 0, last), indices)
 
 
 def _describe(distribution: BaseDistribution) -> str:
@@ -235,23 +199,32 @@ def _axis(distribution: BaseDistribution) -> tuple[float, float]:
     return (math.log(low), math.log(high)) if distribution.log else (low, high)
 
 
-def _encode_value(distribution: BaseDistribution, value: Any, start: float, end: float) -> float:
+def _encode_values(
+    distribution: BaseDistribution, values: Sequence[Any], start: float, end: float
+) -> Array:
+    """Return the unit values (n,) of one slot's values, nan where they are missing or illegal."""
     if isinstance(distribution, CategoricalDistribution):
-        try:
-            index = distribution.to_internal_repr(value)
-        except ValueError:
-            return math.nan
-        return (index + 0.5) / len(distribution.choices)
+        return np.array([_choice(distribution, value) for value in values], np.float64)
     assert isinstance(distribution, FloatDistribution | IntDistribution)
-    if not isinstance(value, int | float | np.integer | np.floating):
-        return math.nan
-    if not distribution.low <= value <= distribution.high:
-        return math.nan
+    numbers = np.array(
+        [v if isinstance(v, int | float | np.integer | np.floating) else math.nan for v in values],
+        np.float64,
+    )
+    legal = (numbers >= distribution.low) & (numbers <= distribution.high)
     if distribution.single():
-        return 0.5
-    axis = math.log(value) if distribution.log else float(value)
+        return np.where(legal, 0.5, math.nan)
+    numbers = np.where(legal, numbers, math.nan)
+    axis = np.log(numbers) if distribution.log else numbers
     # Halves first: a range may be wider than the largest float.
-    return float((0.5 * axis - 0.5 * start) / (0.5 * end - 0.5 * start))
+    units: Array = (0.5 * axis - 0.5 * start) / (0.5 * end - 0.5 * start)
+    return units
+
+
+def _choice(distribution: CategoricalDistribution, value: Any) -> float:
+    try:
+        return (distribution.to_internal_repr(value) + 0.5) / len(distribution.choices)
+    except ValueError:
+        return math.nan
 
 
 def _decode_value(

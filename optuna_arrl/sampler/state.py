@@ -9,16 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 import contextlib
 from dataclasses import dataclass
+import math
 from typing import Any
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from optuna_arrl.sampler.history import History
-from optuna_arrl.sampler.proposers import Candidates
-from optuna_arrl.sampler.proposers import KINDS
-from optuna_arrl.sampler.proposers import propose
 from optuna_arrl.sampler.space import Array
 from optuna_arrl.sampler.space import Space
 from optuna_arrl.trajectory import Action
@@ -27,14 +23,16 @@ from optuna_arrl.trajectory import to_ranges
 
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from collections.abc import Mapping
     from collections.abc import Sequence
 
     from optuna.distributions import BaseDistribution
     from optuna.study import StudyDirection
     from optuna.trial import FrozenTrial
+    import torch
 
+    from optuna_arrl.sampler.history import History
+    from optuna_arrl.sampler.proposers import Candidates
     from optuna_arrl.sampler.surrogate import Surrogate
 
 
@@ -63,31 +61,36 @@ class Situation:
     """The state at which one edit is drawn, and the edits it is drawn from.
 
     Attributes:
-        seen: The trials that were seen, in order of number.
-        history: What they teach.
+        space: The search space.
+        trials: The trials of the history, in its order.
+        history: What the finished trials teach, a batch of one.
         candidates: The edits to choose from.
         surrogate: Fitted to the history.
     """
 
-    seen: Sequence[FrozenTrial]
+    space: Space
+    trials: Sequence[FrozenTrial]
     history: History
     candidates: Candidates
     surrogate: Surrogate
 
     def parent(self, index: int) -> FrozenTrial | None:
         """Return the trial that a candidate edits, or None."""
-        row = int(self.candidates.parents[index])
-        if row < 0:
-            return None
-        number = int(self.history.numbers[row])
-        return next(trial for trial in self.seen if trial.number == number)
+        row = int(self.candidates.parents[0, index])
+        return self.trials[row] if row >= 0 else None
 
     def params(self, index: int) -> dict[str, Any]:
         """Return the parameter values that a candidate stands for."""
         parent = self.parent(index)
-        return self.history.space.decode(
-            self.candidates.points[index], None if parent is None else parent.params
+        return self.space.decode(
+            self.candidates.points[0, index].numpy(), None if parent is None else parent.params
         )
+
+    def expected_gain(self, index: int) -> float | None:
+        """Return by how much a candidate is expected to beat the best trial; None: unknown."""
+        prediction = self.surrogate.predict(self.candidates.points[:, index : index + 1])
+        gain = float(self.surrogate.expected_gain(prediction))
+        return gain if math.isfinite(gain) else None
 
 
 def draws(seed: int, number: int, *stream: int) -> np.random.Generator:
@@ -162,15 +165,26 @@ def situation_of(
         seed: The sampler's seed.
         number: The number of the trial to sample.
     """
-    from optuna_arrl.sampler.surrogate import Surrogate  # imports torch
+    from optuna_arrl.sampler.proposers import propose  # imports torch
+    from optuna_arrl.sampler.surrogate import Surrogate
 
-    history = build_history(Space(distributions), seen, direction)
-    candidates = propose(history, draws(seed, number, _CANDIDATES_STREAM))
+    space = Space(distributions)
+    history, trials = build_history(space, seen, direction)
     with one_thread():
-        return Situation(seen, history, candidates, Surrogate.fit(history))
+        generator = _torch_generator(draws(seed, number, _CANDIDATES_STREAM))
+        candidates = propose(history, generator)
+        return Situation(space, trials, history, candidates, Surrogate(history))
 
 
-def build_history(space: Space, seen: Sequence[FrozenTrial], direction: StudyDirection) -> History:
+def _torch_generator(rng: np.random.Generator) -> torch.Generator:
+    import torch
+
+    return torch.Generator().manual_seed(int(rng.integers(1 << 63)))
+
+
+def build_history(
+    space: Space, seen: Sequence[FrozenTrial], direction: StudyDirection
+) -> tuple[History, list[FrozenTrial]]:
     """Return what finished trials teach over a search space.
 
     A trial with a value that the space does not allow (its range has changed) is left out: it was
@@ -181,10 +195,16 @@ def build_history(space: Space, seen: Sequence[FrozenTrial], direction: StudyDir
         space: The search space.
         seen: Finished trials, in order of number.
         direction: Of the study.
+
+    Returns:
+        The history, a batch of one, and its trials in their order.
     """
+    import torch
+
+    from optuna_arrl.sampler.history import History
+
     found = observe(seen, direction)
-    points = np.array([space.encode(o.trial.params) for o in found], np.float64)
-    points = points.reshape(len(found), space.dim)
+    points = space.encode_all([o.trial.params for o in found])
     present = np.array([[name in o.trial.params for name in space.names] for o in found], bool)
     present = present.reshape(points.shape)
     legal = present.any(axis=1) & ~(present & np.isnan(points)).any(axis=1)
@@ -194,25 +214,18 @@ def build_history(space: Space, seen: Sequence[FrozenTrial], direction: StudyDir
     observations = [found[row] for row in rows]
     index = {o.trial.number: i for i, o in enumerate(observations)}
     actions = [Action.decode(o.trial.system_attrs) for o in observations]
-    return History(
-        space=space,
-        numbers=np.array([o.trial.number for o in observations], np.int64),
-        points=_impute(space, space.snap(points[rows])),
-        losses=np.array([o.loss for o in observations], np.float64),
-        ran=np.array([o.ran for o in observations], np.bool_),
-        parents=_integers(
-            -1 if action is None or action.parent is None else index.get(action.parent, -1)
-            for action in actions
-        ),
-        kinds=_integers(
-            KINDS.index(action.kind) if action is not None and action.kind in KINDS else -1
-            for action in actions
-        ),
+    parents = [
+        -1 if action is None or action.parent is None else index.get(action.parent, -1)
+        for action in actions
+    ]
+    columns = (
+        _impute(space, space.snap(points[rows])),
+        np.array([o.loss for o in observations], np.float64),
+        np.array([o.ran for o in observations], np.bool_),
+        np.array(parents, np.int64),
     )
-
-
-def _integers(numbers: Iterable[int]) -> NDArray[np.int64]:
-    return np.fromiter(numbers, np.int64)
+    history = History(space.cube, *(torch.from_numpy(column)[None] for column in columns))
+    return history, [o.trial for o in observations]
 
 
 def _impute(space: Space, points: Array) -> Array:

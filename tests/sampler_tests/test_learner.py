@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 from pathlib import Path
 
 import optuna
@@ -250,3 +252,36 @@ def test_a_study_goes_on_with_the_policy_file_that_it_began_with(
     resumed = Learner(store_of(study), shipped_policy(None), 4)
     resumed.refresh()
     assert resumed.policy.sha256 == given.sha256 != shipped_policy(None).sha256
+
+
+def test_with_the_acquisition_alone_nothing_is_learned_and_nothing_stored(
+    study: optuna.Study,
+) -> None:
+    study.sampler = ARRLSampler(seed=0, batch_size=4, policy="acquisition")
+    study.optimize(bowl, n_trials=9)
+    assert store_of(study).records() == []
+    assert {t.user_attrs["arrl:policy_version"] for t in study.trials[1:]} == {0}
+    (own,) = study.sampler._learners.values()
+    unlearned = PolicyNetwork().state_dict()
+    found = own.policy.network.state_dict()
+    assert all(torch.equal(found[name], unlearned[name]) for name in unlearned)
+
+
+def test_a_study_of_another_release_s_network_goes_on_and_says_so_once(
+    study: optuna.Study, caplog: pytest.LogCaptureFixture
+) -> None:
+    study.optimize(bowl, n_trials=5)
+    store = store_of(study)
+    narrower = save(PolicyNetwork(width=32).state_dict())
+    damaged = dataclasses.replace(
+        store.load(1), version=2, weights=narrower, sha256=hashlib.sha256(narrower).hexdigest()
+    )
+    assert store.append(damaged)
+    study.sampler = ARRLSampler(seed=0, batch_size=4)
+    optuna.logging.enable_propagation()
+    study.optimize(bowl, n_trials=6)
+    optuna.logging.disable_propagation()
+    said = [r.message for r in caplog.records if "another release" in r.message]
+    assert len(said) == 1 and "does not learn" in said[0]
+    assert len(store.records()) == 3
+    assert {t.user_attrs["arrl:policy_version"] for t in study.trials[5:]} == {0}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
+from histories import generator
+from histories import random_history
 import numpy as np
 from optuna.distributions import CategoricalDistribution
 from optuna.distributions import FloatDistribution
@@ -14,13 +17,15 @@ from safetensors.torch import load_file
 from safetensors.torch import save_file
 import torch
 
+from optuna_arrl.sampler.cube import Cube
 from optuna_arrl.sampler.history import History
 from optuna_arrl.sampler.policy import action_distribution
-from optuna_arrl.sampler.policy import candidate_features
 from optuna_arrl.sampler.policy import FEATURES
+from optuna_arrl.sampler.policy import policy_input
 from optuna_arrl.sampler.policy import PolicyInput
 from optuna_arrl.sampler.policy import PolicyNetwork
-from optuna_arrl.sampler.proposers import Candidates
+from optuna_arrl.sampler.policy import SLOT_FEATURES
+from optuna_arrl.sampler.policy import TRIAL_FEATURES
 from optuna_arrl.sampler.proposers import propose
 from optuna_arrl.sampler.space import Space
 from optuna_arrl.sampler.surrogate import Surrogate
@@ -39,17 +44,12 @@ SPACE = Space(
 )
 
 
-def history_of(n: int, failures: float = 0.3, space: Space = SPACE) -> History:
-    rng = np.random.default_rng(n)
-    ran = rng.random(n) >= failures
-    points = space.snap(rng.random((n, space.dim)))
-    losses = np.where(ran, rng.standard_normal(n), np.inf)
-    return History(space, np.arange(n), points, losses, ran, np.arange(n) - 1, np.full(n, -1))
+def history(n: int, failures: float = 0.3, space: Space = SPACE) -> History:
+    return random_history(space, n, seed=n, failures=failures)
 
 
-def state_of(history: History, count: int = 32) -> PolicyInput:
-    candidates = propose(history, np.random.default_rng(0), count)
-    return candidate_features(history, candidates, Surrogate.fit(history))
+def state_of(past: History, count: int = 32) -> PolicyInput:
+    return policy_input(past, propose(past, generator(0), count), Surrogate(past))
 
 
 def stirred(network: PolicyNetwork) -> PolicyNetwork:
@@ -64,29 +64,31 @@ def stirred(network: PolicyNetwork) -> PolicyNetwork:
 @pytest.mark.parametrize("n", [0, 1, 2, 7, 40, 300])
 @pytest.mark.parametrize("failures", [0.0, 0.3, 1.0])
 def test_features_are_finite_and_of_order_one(n: int, failures: float) -> None:
-    state = state_of(history_of(n, failures))
-    assert state.features.shape == (32, len(FEATURES)) and state.mask.all()
-    assert state.features.isfinite().all() and state.features.abs().max() <= 5.0
-    assert state.acquisition.max() == 0.0 and state.acquisition.min() >= -15.0
+    state = state_of(history(n, failures))
+    assert state.features.shape == (1, 32, len(FEATURES))
+    assert state.slots.shape == (1, 5, len(SLOT_FEATURES))
+    assert state.trials.shape == (1, min(n, 40), len(TRIAL_FEATURES))
+    for tokens in (state.features, state.slots, state.trials, state.moves):
+        assert tokens.isfinite().all() and (tokens.abs() <= 5.0).all()
+    legal = state.acquisition[state.mask & ~state.floor_only]
+    assert legal.max() == 0.0 and legal.min() >= -15.0
     assert state.forecast.isfinite().all()
 
 
 @pytest.mark.parametrize("distributions", [{}, {"x": IntDistribution(3, 3)}])
 def test_a_space_of_one_point_has_a_policy(distributions: dict[str, IntDistribution]) -> None:
     for n in (0, 3):
-        state = state_of(history_of(n, 0.0, Space(distributions)))
-        output = PolicyNetwork()(state)
-        assert action_distribution(output.logits, state.mask).exp().tolist() == [1.0]
+        state = state_of(history(n, 0.0, Space(distributions)))
+        probabilities = action_distribution(PolicyNetwork()(state).logits, state.mask).exp()
+        assert probabilities[state.mask].tolist() == [1.0]
 
 
 def test_an_unlearned_policy_is_the_scaled_acquisition() -> None:
-    history = history_of(20)
-    candidates = propose(history, np.random.default_rng(0), 32)
-    surrogate = Surrogate.fit(history)
-    state = candidate_features(history, candidates, surrogate)
-    output = PolicyNetwork(scale=3.0)(state)
-    edits = candidates.parents >= 0
-    acquisition = torch.from_numpy(surrogate.log_acquisition(candidates.points))[edits]
+    past = history(20)
+    candidates, surrogate = propose(past, generator(0), 32), Surrogate(past)
+    output = PolicyNetwork(scale=3.0)(policy_input(past, candidates, surrogate))
+    edits = (candidates.parents >= 0) & candidates.legal
+    acquisition = surrogate.log_acquisition(surrogate.predict(candidates.points))[edits]
     expected = 3.0 * (acquisition - acquisition.max()).clamp(min=-15.0)
     torch.testing.assert_close(output.logits[edits], expected.float(), rtol=1e-4, atol=1e-4)
     assert output.value == 0.0
@@ -94,28 +96,27 @@ def test_an_unlearned_policy_is_the_scaled_acquisition() -> None:
 
 @pytest.mark.parametrize("n", [1, 20])
 def test_draws_from_the_whole_space_have_but_the_floor_once_a_trial_ran(n: int) -> None:
-    history = history_of(n, failures=0.0)
-    candidates = propose(history, np.random.default_rng(0), 32)
-    state = candidate_features(history, candidates, Surrogate.fit(history))
+    past = history(n, failures=0.0)
+    candidates = propose(past, generator(0), 64)
+    state = policy_input(past, candidates, Surrogate(past))
     log_probs = action_distribution(stirred(PolicyNetwork())(state).logits, state.mask)
-    anywhere = torch.from_numpy(candidates.parents < 0)
-    count = int(anywhere.sum())
-    assert 2 <= count < 8
-    torch.testing.assert_close(log_probs[anywhere].exp(), torch.full((count,), 0.02 / 32))
-    assert log_probs[~anywhere].exp().sum().item() == pytest.approx(1 - count * 0.02 / 32)
+    anywhere, legal = candidates.parents < 0, int(candidates.legal.sum())
+    assert anywhere.sum() == 4 and candidates.legal[anywhere].all()
+    torch.testing.assert_close(log_probs[anywhere].exp(), torch.full((4,), 0.02 / legal))
+    edits = candidates.legal & ~anywhere
+    assert log_probs[edits].exp().sum().item() == pytest.approx(1 - 4 * 0.02 / legal)
 
 
 @pytest.mark.parametrize("n", [0, 5])
 def test_while_nothing_ran_the_policy_chooses_among_draws_from_the_whole_space(n: int) -> None:
-    assert not state_of(history_of(n, failures=1.0)).floor_only.any()
+    assert not state_of(history(n, failures=1.0)).floor_only.any()
 
 
 def test_an_unlearned_forecast_is_the_surrogate_s() -> None:
-    history = history_of(20)
-    candidates = propose(history, np.random.default_rng(0), 32)
-    surrogate = Surrogate.fit(history)
-    output = PolicyNetwork()(candidate_features(history, candidates, surrogate))
-    mean, sd, p_runs = surrogate.predict(candidates.points)
+    past = history(20)
+    candidates, surrogate = propose(past, generator(0), 32), Surrogate(past)
+    output = PolicyNetwork()(policy_input(past, candidates, surrogate))
+    mean, sd, p_runs, _ = surrogate.predict(candidates.points)
     noise = math.exp(surrogate.log_noise)
     np.testing.assert_allclose(output.score_mean.detach(), mean, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(output.score_log_sd.exp().detach() ** 2, sd**2 + noise, rtol=1e-4)
@@ -123,59 +124,63 @@ def test_an_unlearned_forecast_is_the_surrogate_s() -> None:
 
 
 def test_the_order_of_candidates_makes_no_difference() -> None:
-    network, state = stirred(PolicyNetwork()), state_of(history_of(20))
-    order = torch.randperm(32, generator=torch.Generator().manual_seed(0))
-    output, shuffled = network(state), network(state[order])
-    torch.testing.assert_close(shuffled.logits, output.logits[order])
+    network, state = stirred(PolicyNetwork()), state_of(history(20))
+    order = torch.randperm(32, generator=generator(0))
+    mixed = PolicyInput(
+        **{
+            name: part[:, order] if part.shape[1] == 32 else part
+            for name, part in vars(state).items()
+        }
+    )
+    output, shuffled = network(state), network(mixed)
+    torch.testing.assert_close(shuffled.logits, output.logits[:, order])
     torch.testing.assert_close(shuffled.value, output.value)
-    torch.testing.assert_close(shuffled.crash_logit, output.crash_logit[order])
+    torch.testing.assert_close(shuffled.crash_logit, output.crash_logit[:, order])
 
 
 def test_padding_makes_no_difference() -> None:
     network = stirred(PolicyNetwork())
-    small, large = state_of(history_of(20), 5), state_of(history_of(9), 32)
-    batch = network(PolicyInput.stack([small, large]))
-    alone = network(small)
-    torch.testing.assert_close(batch.logits[0, :5], alone.logits)
-    torch.testing.assert_close(batch.value[0], alone.value)
-    stacked = PolicyInput.stack([small, large])
-    log_probs = action_distribution(batch.logits, stacked.mask)
+    narrow = Space({"rate": SPACE.distributions["rate"], "share": SPACE.distributions["share"]})
+    small, large = state_of(history(3, space=narrow), 5), state_of(history(20), 32)
+    both = PolicyInput.cat([small, large])
+    batch, alone = network(both), network(small)
+    torch.testing.assert_close(batch.logits[:1, :5], alone.logits)
+    torch.testing.assert_close(batch.value[:1], alone.value)
+    log_probs = action_distribution(batch.logits, both.mask)
     torch.testing.assert_close(
-        log_probs[0, :5], action_distribution(alone.logits, small.mask), rtol=1e-5, atol=1e-5
+        log_probs[:1, :5], action_distribution(alone.logits, small.mask), rtol=1e-5, atol=1e-5
     )
     assert log_probs[0, 5:].tolist() == [-math.inf] * 27
 
 
-def test_names_and_order_of_slots_make_no_difference() -> None:
-    renamed = dict(zip("vwxyz", SPACE.names, strict=True))
+def test_order_of_slots_makes_no_difference() -> None:
+    """The same study, its slots in another order: the same scores, value and forecast."""
     permutation = [4, 2, 0, 3, 1]
-    names = sorted(renamed)
-    other = Space(
-        {names[i]: SPACE.distributions[SPACE.names[j]] for i, j in enumerate(permutation)}
-    )
-    history = history_of(20)
-    twin = History(
-        other,
-        history.numbers,
-        history.points[:, permutation],
-        history.losses,
-        history.ran,
-        history.parents,
-        history.kinds,
-    )
-    candidates = propose(history, np.random.default_rng(0), 32)
-    same = Candidates(
-        candidates.points[:, permutation],
-        candidates.parents,
-        candidates.kinds,
-        candidates.step,
-        candidates.changed,
-    )
-    features = candidate_features(history, candidates, Surrogate.fit(history)).features
-    permuted = candidate_features(twin, same, Surrogate.fit(twin)).features
+    past = history(20)
+    cube = past.cube
+    slots = ("levels", "categorical", "logarithmic", "integer", "low", "start", "end", "family")
+    twin_cube = Cube.of(**{name: getattr(cube, name)[:, permutation] for name in slots})
+    twin = History(twin_cube, past.points[..., permutation], past.losses, past.ran, past.parents)
+    offered = propose(past, generator(0), 32)
+    same = dataclasses.replace(offered, points=offered.points[..., permutation])
+    network = stirred(PolicyNetwork())
+    state = policy_input(past, offered, Surrogate(past))
+    other = policy_input(twin, same, Surrogate(twin))
+    torch.testing.assert_close(other.slots, state.slots[:, permutation], rtol=1e-3, atol=1e-3)
     rank = FEATURES.index("acquisition_rank")  # the last bit may swap two equal candidates
-    keep = [i for i in range(len(FEATURES)) if i != rank]
-    torch.testing.assert_close(features[:, keep], permuted[:, keep], rtol=1e-3, atol=1e-3)
+    state.features[..., rank] = other.features[..., rank] = 0.0
+    for mine, theirs in zip(network(state), network(other), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-3)
+
+
+def test_a_slot_s_opinion_moves_the_score_along_its_direction() -> None:
+    network, state = PolicyNetwork(), state_of(history(20))
+    with torch.no_grad():
+        network.slot_effects.bias.copy_(torch.tensor([2.0, 0.0, 0.0]))  # upwards, every number
+    numeric = state.slots[..., SLOT_FEATURES.index("numeric")]
+    expected = PolicyNetwork()(state).logits + 2.0 * (state.moves * numeric[:, None]).sum(2)
+    edits = ~state.floor_only
+    torch.testing.assert_close(network(state).logits[edits], expected[edits])
 
 
 def test_weights_are_few_repeatable_and_leave_the_global_generator_alone() -> None:
@@ -190,7 +195,7 @@ def test_weights_are_few_repeatable_and_leave_the_global_generator_alone() -> No
 
 
 def test_weights_survive_a_file(tmp_path: Path) -> None:
-    network, state = stirred(PolicyNetwork()), state_of(history_of(20))
+    network, state = stirred(PolicyNetwork()), state_of(history(20))
     save_file(network.state_dict(), tmp_path / "policy.safetensors")
     loaded = PolicyNetwork(seed=9)
     loaded.load_state_dict(load_file(tmp_path / "policy.safetensors"))
@@ -198,12 +203,12 @@ def test_weights_survive_a_file(tmp_path: Path) -> None:
 
 
 def test_the_mixture_by_hand() -> None:
-    logits = torch.tensor([math.log(3.0), 0.0, 99.0])
+    logits = torch.tensor([math.log(3.0) / 2, 0.0, 99.0])
     mask = torch.tensor([True, True, False])
-    log_probs = action_distribution(logits, mask, floor=0.2)
+    log_probs = action_distribution(logits, mask, floor=0.2, sharpness=2.0)
     # softmax (3/4, 1/4), uniform (1/2, 1/2): .8 × .75 + .2 × .5 = .7 and .8 × .25 + .1 = .3
     torch.testing.assert_close(log_probs.exp(), torch.tensor([0.7, 0.3, 0.0]))
-    no_floor = action_distribution(logits, mask, floor=0.0)
+    no_floor = action_distribution(logits, mask, floor=0.0, sharpness=2.0)
     torch.testing.assert_close(no_floor.exp(), torch.tensor([0.75, 0.25, 0.0]))
 
 

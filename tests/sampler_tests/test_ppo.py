@@ -16,6 +16,8 @@ from optuna_arrl.sampler.policy import FEATURES
 from optuna_arrl.sampler.policy import PolicyInput
 from optuna_arrl.sampler.policy import PolicyNetwork
 from optuna_arrl.sampler.policy import PolicyOutput
+from optuna_arrl.sampler.policy import SLOT_FEATURES
+from optuna_arrl.sampler.policy import TRIAL_FEATURES
 from optuna_arrl.sampler.ppo import Batch
 from optuna_arrl.sampler.ppo import generalized_advantage
 from optuna_arrl.sampler.ppo import ppo_loss
@@ -31,6 +33,7 @@ PLAIN = PPOConfig(
     kl_coefficient=0.0,
     forecast_coefficient=0.0,
     exploration_floor=0.0,
+    sharpness=1.0,
 )
 PLAIN_WITH_FLOOR = dataclasses.replace(PLAIN, exploration_floor=0.02)
 NAN = math.nan
@@ -40,11 +43,17 @@ def states(n: int, count: int, seed: int = 0) -> PolicyInput:
     """Random states in which the acquisition prefers nothing."""
     generator = torch.Generator().manual_seed(seed)
     return PolicyInput(
-        torch.randn(n, count, len(FEATURES), generator=generator),
-        torch.zeros(n, count),
-        torch.zeros(n, count, 3),
-        torch.ones(n, count, dtype=torch.bool),
-        torch.zeros(n, count, dtype=torch.bool),
+        features=torch.randn(n, count, len(FEATURES), generator=generator),
+        acquisition=torch.zeros(n, count),
+        forecast=torch.zeros(n, count, 3),
+        moves=torch.zeros(n, count, 2),
+        distances=torch.ones(n, count, 3),
+        mask=torch.ones(n, count, dtype=torch.bool),
+        floor_only=torch.zeros(n, count, dtype=torch.bool),
+        slots=torch.zeros(n, 2, len(SLOT_FEATURES)),
+        slot_mask=torch.ones(n, 2, dtype=torch.bool),
+        trials=torch.zeros(n, 3, len(TRIAL_FEATURES)),
+        trial_mask=torch.ones(n, 3, dtype=torch.bool),
     )
 
 

@@ -7,7 +7,9 @@ import subprocess
 import sys
 from typing import Any
 
+from histories import generator
 from hypothesis import given
+from hypothesis import settings
 from hypothesis import strategies as st
 import numpy as np
 from optuna._transform import _SearchSpaceTransform
@@ -16,7 +18,11 @@ from optuna.distributions import CategoricalDistribution
 from optuna.distributions import FloatDistribution
 from optuna.distributions import IntDistribution
 import pytest
+import torch
 
+from optuna_arrl.sampler.cube import Cube
+from optuna_arrl.sampler.families import FAMILIES
+from optuna_arrl.sampler.families import name_family
 from optuna_arrl.sampler.space import Space
 
 
@@ -154,7 +160,7 @@ def test_untouched_slots_keep_the_parent_s_own_digits() -> None:
 
 def test_a_parent_s_illegal_value_is_not_kept() -> None:
     space = Space({"n": IntDistribution(0, 10, step=2), "m": IntDistribution(0, 4)})
-    params = space.decode(space.snap(np.array([0.5, 0.5])), {"n": 5, "m": 99})
+    params = space.decode(space.snap(np.array([[0.5, 0.5]]))[0], {"n": 5, "m": 99})
     assert params == {"n": 4, "m": 2} or params == {"n": 6, "m": 2}
 
 
@@ -170,7 +176,12 @@ def test_what_cannot_be_placed_is_nan() -> None:
     )
     point = space.encode({"choice": "z", "outside": 1.5, "text": "2", "well": 0.25, "other": 1})
     np.testing.assert_array_equal(np.isnan(point), [True, True, True, True, False])
-    assert np.isnan(space.snap(point)).tolist() == [True, True, True, True, False]
+    assert np.isnan(space.snap(point[None])).tolist() == [[True, True, True, True, False]]
+
+
+def cube_features(space: Space, points: np.ndarray) -> np.ndarray:
+    features: np.ndarray = space.cube.features(torch.from_numpy(points)[None])[0].numpy()
+    return features
 
 
 def test_choices_are_equally_far_apart_and_single_values_have_no_feature() -> None:
@@ -181,8 +192,9 @@ def test_choices_are_equally_far_apart_and_single_values_have_no_feature() -> No
             "c": FloatDistribution(0.0, 1.0),
         }
     )
-    features = space.features(np.array([[1 / 6, 0.5, 0.0], [0.5, 0.5, 0.0], [5 / 6, 0.5, 1.0]]))
-    assert space.feature_slots.tolist() == [0, 0, 0, 2] and features.shape == (3, 4)
+    points = np.array([[1 / 6, 0.5, 0.0], [0.5, 0.5, 0.0], [5 / 6, 0.5, 1.0]])
+    features = cube_features(space, points)
+    assert space.cube.column_slot.tolist() == [[0, 0, 0, 2]] and features.shape == (3, 4)
     assert np.linalg.norm(features[0] - features[1]) == pytest.approx(1.0)
     assert np.linalg.norm(features[0] - features[2]) == pytest.approx(math.sqrt(2.0))
 
@@ -191,8 +203,9 @@ def test_neighbours_are_one_level_away_and_turn_round_at_the_ends() -> None:
     space = Space({"g": IntDistribution(1, 3), "l": IntDistribution(1, 1000, log=True)})
 
     def neighbour(g: int, size: int, direction: float) -> dict[str, int]:
-        point = space.encode({"g": g, "l": size})
-        return space.decode(space.neighbours(point, np.full(2, direction)))
+        point = torch.from_numpy(space.encode({"g": g, "l": size}))[None, None]
+        moved = space.cube.neighbours(point, torch.full((1, 1, 2), direction))
+        return space.decode(moved[0, 0].numpy())
 
     assert neighbour(1, 500, 1.0) == {"g": 2, "l": 501}
     assert neighbour(3, 1000, 1.0) == {"g": 2, "l": 999}
@@ -202,7 +215,66 @@ def test_neighbours_are_one_level_away_and_turn_round_at_the_ends() -> None:
 def test_an_empty_space_has_one_point() -> None:
     space = Space({})
     assert space.size == 1 and space.decode(space.encode({"x": 1})) == {}
-    assert space.features(np.empty((3, 0))).shape == (3, 0)
+    assert cube_features(space, np.empty((3, 0))).shape == (3, 0)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(spaces, min_size=2, max_size=4), seeds)
+def test_spaces_padded_into_one_batch_keep_their_points_features_and_keys(
+    several: list[Space], seed: int
+) -> None:
+    batch = batched([space.cube for space in several])
+    points = (
+        torch.rand(len(several), 6, batch.slots, generator=generator(seed)).double() * 1.4 - 0.2
+    )
+    snapped = batch.snap(points)
+    features, keys = batch.features(snapped), batch.keys(snapped)
+    for i, space in enumerate(several):
+        alone = points[i : i + 1, :, : space.dim]
+        legal = space.cube.snap(alone)
+        torch.testing.assert_close(snapped[i : i + 1, :, : space.dim], legal, rtol=0, atol=0)
+        assert (snapped[i, :, space.dim :] == 0.5).all()
+        own = space.cube.features(legal)[0]
+        torch.testing.assert_close(features[i, :, : own.shape[1]], own, rtol=0, atol=0)
+        assert (features[i, :, own.shape[1] :] == 0.0).all()
+        same = keys[i][:, None] == keys[i][None]
+        decoded = [space.decode(point.numpy()) for point in legal[0]]
+        assert same.tolist() == [[a == b for b in decoded] for a in decoded]
+
+
+def batched(cubes: list[Cube]) -> Cube:
+    most = max(cube.slots for cube in cubes)
+    columns = {
+        name: torch.cat(
+            [
+                torch.nn.functional.pad(
+                    getattr(cube, name), (0, most - cube.slots), value=float(name == "levels")
+                )
+                for cube in cubes
+            ]
+        )
+        for name in (
+            *("levels", "categorical", "logarithmic", "integer"),
+            *("low", "start", "end", "family"),
+        )
+    }
+    return Cube.of(**columns)
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        ("EMBEDDING_LR", "learning_rate"),
+        ("learning_rate_init", "learning_rate"),
+        ("DEVICE_BATCH_SIZE", "batch"),
+        ("model.n_layer", "depth"),
+        ("hiddenDim", "width"),
+        ("WEIGHT_DECAY", "weight_decay"),
+        ("x0", "unknown"),
+    ],
+)
+def test_names_tell_families(name: str, family: str) -> None:
+    assert FAMILIES[name_family(name)] == family
 
 
 @pytest.mark.filterwarnings("ignore:Choices for a categorical")
@@ -212,9 +284,6 @@ def test_digests_tell_spaces_apart_whatever_their_order() -> None:
     assert Space({"x": a}).digest() != Space({"x": FloatDistribution(0.0, 2.0)}).digest()
 
 
-def test_space_and_history_do_not_load_torch() -> None:
-    script = (
-        "import sys, optuna_arrl.sampler.space, optuna_arrl.sampler.history; "
-        "sys.exit('torch' in sys.modules)"
-    )
+def test_a_space_does_not_load_torch() -> None:
+    script = "import sys, optuna_arrl.sampler.space; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0

@@ -8,7 +8,6 @@ from typing import Any
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
-import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.distributions import CategoricalDistribution
@@ -18,6 +17,7 @@ from optuna.study import StudyDirection
 from optuna.trial import create_trial
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState
+import torch
 
 from optuna_arrl.sampler.space import Space
 from optuna_arrl.sampler.state import build_history
@@ -111,13 +111,13 @@ def test_history_has_losses_failures_and_lineage() -> None:
         space="",
     ).encode()
     trials = [trial(0, state=TrialState.FAIL), trial(1, value=2.0), child]
-    history = build_history(Space({"x": X}), trials, StudyDirection.MAXIMIZE)
-    assert history.numbers.tolist() == [0, 1, 2]
-    assert history.losses.tolist() == [math.inf, -2.0, -3.0]
-    assert history.ran.tolist() == [False, True, True]
-    assert history.parents.tolist() == [-1, -1, 1]
-    assert history.kinds.tolist() == [-1, -1, 4]
-    assert history.points[:, 0].tolist() == [0.5, 0.5, 0.25]
+    history, known = build_history(Space({"x": X}), trials, StudyDirection.MAXIMIZE)
+    assert known == trials
+    assert history.losses.tolist() == [[math.inf, -2.0, -3.0]]
+    assert history.ran.tolist() == [[False, True, True]]
+    assert history.parents.tolist() == [[-1, -1, 1]]
+    assert history.points[0, :, 0].tolist() == [0.5, 0.5, 0.25]
+    assert history.ranking.tolist() == [[2, 1, 0]]
 
 
 def test_trials_outside_todays_ranges_are_left_out() -> None:
@@ -127,8 +127,8 @@ def test_trials_outside_todays_ranges_are_left_out() -> None:
         trial(1, {"x": 0.5, "c": "a"}, {"x": X, "c": CategoricalDistribution(["a", "b"])}),
         trial(2, {"other": 0.5}),
     ]
-    history = build_history(space, trials, StudyDirection.MINIMIZE)
-    assert history.numbers.tolist() == [1]
+    _, known = build_history(space, trials, StudyDirection.MINIMIZE)
+    assert known == [trials[1]]
 
 
 def test_parameters_a_trial_did_not_have_get_their_usual_value() -> None:
@@ -141,18 +141,18 @@ def test_parameters_a_trial_did_not_have_get_their_usual_value() -> None:
     trials = [trial(i, {"x": 0.5, "n": n, "c": c}, distributions) for i, (c, n) in enumerate(rows)]
     trials.append(trial(3, {"x": 0.25}))
     space = Space(distributions)
-    history = build_history(space, trials, StudyDirection.MINIMIZE)
-    assert space.decode(history.points[3]) == {"x": 0.25, "n": 1, "c": "c"}
+    history, _ = build_history(space, trials, StudyDirection.MINIMIZE)
+    assert space.decode(history.points[0, 3].numpy()) == {"x": 0.25, "n": 1, "c": "c"}
 
 
 def test_pruned_before_any_score_is_neither_failure_nor_score() -> None:
     pruned = trial(0, state=TrialState.PRUNED)
-    assert len(build_history(Space({"x": X}), [pruned], StudyDirection.MINIMIZE)) == 0
-    history = build_history(
+    assert build_history(Space({"x": X}), [pruned], StudyDirection.MINIMIZE)[1] == []
+    history, _ = build_history(
         Space({"x": X}), [trial(0), trial(1, state=TrialState.PRUNED)], StudyDirection.MINIMIZE
     )
-    assert history.ran.tolist() == [True, True]
-    assert history.incumbent == 0
+    assert history.ran.tolist() == [[True, True]]
+    assert history.ranking.tolist() == [[0, 1]]
 
 
 def test_draws_depend_on_seed_number_and_stream() -> None:
@@ -173,9 +173,11 @@ def test_situation_is_a_function_of_the_trials_only(shuffler: Any) -> None:
     shuffler.shuffle(space)
     second = situation_of(study.trials, dict(space), StudyDirection.MINIMIZE, 5, 6)
     assert first.candidates.digest() == second.candidates.digest()
-    np.testing.assert_array_equal(
-        first.surrogate.log_acquisition(first.candidates.points),
-        second.surrogate.log_acquisition(first.candidates.points),
+    assert torch.equal(
+        *(
+            s.surrogate.log_acquisition(s.surrogate.predict(s.candidates.points))
+            for s in (first, second)
+        )
     )
     other = situation_of(trials, dict(space), StudyDirection.MINIMIZE, 6, 6)
     assert other.candidates.digest() != first.candidates.digest()

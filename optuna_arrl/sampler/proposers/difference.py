@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
-import numpy as np
+import torch
 
-from optuna_arrl.sampler.history import History
 from optuna_arrl.sampler.proposers._draft import Draft
-from optuna_arrl.sampler.proposers._draft import draw_parents
+from optuna_arrl.sampler.proposers._draft import Draws
 from optuna_arrl.sampler.proposers._draft import PARENTS
 
 
 __all__ = ["draw"]
 
+_NEEDS = 3  # trials that ran
 
-def draw(history: History, rng: np.random.Generator, count: int) -> Draft:
+
+def draw(draws: Draws) -> Draft:
     """Add 0.2 to 1 times (good - middling) to a parent, in a random 30 to 100 % of the slots.
 
     Good is one of the best third and best four, middling anything from the first quartile down
-    to the worst fifth. Of choices, half of those slots take the good trial's. Needs three trials
-    that ran.
+    to the worst fifth. Of choices, half of those slots take the good trial's. None where fewer
+    than three trials ran.
     """
-    space, ranking = history.space, history.ranking
-    n = len(ranking)
-    parents = draw_parents(ranking, rng, count)
-    origin = history.points[parents]
-    good = history.points[ranking[rng.integers(min(max(n // 3, 1), PARENTS), size=count)]]
-    middling = history.points[ranking[rng.integers(n // 4, max(4 * n // 5, n // 4 + 1), count)]]
+    history, cube = draws.history, draws.history.cube
+    n = history.number_ran
+    parents = draws.parents()
+    origin = history.at(parents)
+    best = draws.ranks((n // 3).clamp(min=1, max=PARENTS))
+    worse = draws.ranks((4 * n // 5).maximum(n // 4 + 1), n // 4)
+    good = history.at(history.ranking.gather(1, best))
+    middling = history.at(history.ranking.gather(1, worse.clamp(max=len(history) - 1)))
 
-    takes_part = rng.random(origin.shape) < rng.uniform(0.3, 1.0, (count, 1))
-    moved = origin + rng.uniform(0.2, 1.0, (count, 1)) * (good - middling)
-    chosen = np.where(rng.random(origin.shape) < 0.5, good, origin)
-    moved = np.where(space.is_categorical, chosen, moved)
-    return np.where(takes_part, moved, origin), parents
+    takes_part = draws.uniform(cube.slots) < 0.3 + 0.7 * draws.uniform(1)
+    moved = origin + (0.2 + 0.8 * draws.uniform(1)) * (good - middling)
+    chosen = torch.where(draws.uniform(cube.slots) < 0.5, good, origin)
+    moved = torch.where(cube.categorical[:, None], chosen, moved)
+    enough = (n >= _NEEDS)[:, None]
+    return torch.where(takes_part, moved, origin), torch.where(enough, parents, -1)

@@ -3,36 +3,49 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from optuna_arrl.sampler.history import History
 from optuna_arrl.sampler.proposers._draft import Draft
+from optuna_arrl.sampler.proposers._draft import Draws
 
 
 __all__ = ["draw", "walk_untried"]
 
 
-def draw(history: History, rng: np.random.Generator, count: int) -> Draft:
+def draw(draws: Draws) -> Draft:
     """Draw points uniformly: in a finite space every legal one with positive probability."""
-    return rng.random((count, history.space.dim)), np.full(count, -1)
+    points = draws.uniform(draws.history.cube.slots)
+    return points, torch.full(points.shape[:2], -1, device=points.device)
 
 
-def walk_untried(history: History, rng: np.random.Generator, count: int) -> Draft:
-    """Return 1 to `count` untried points of a finite space that has some, found by counting.
+def walk_untried(history: History, generator: torch.Generator, count: int) -> Tensor:
+    """Return (m, D), 1 ≤ m ≤ `count`: untried points of one finite space that has some.
 
     Of any `n + 1` different points one is new to `n` trials, so a walk through the numbered
     points from a random start finds some at once where random draws would miss the last few.
+
+    Args:
+        history: Of a single study whose space is finite and not exhausted.
+        generator: Where the walk starts.
+        count: The most points.
     """
-    space = history.space
-    assert space.size is not None and not history.exhausted
-    start = int.from_bytes(rng.bytes(16)) % space.size
-    steps = min(space.size, len(history.tried) + count)
+    (levels,) = history.cube.levels.tolist()
+    size = 1
+    for number in levels:
+        size *= number
+    digits = torch.randint(1 << 30, (4,), generator=generator, device=generator.device).tolist()
+    start = sum(digit << (30 * i) for i, digit in enumerate(digits)) % size
     # Python integers: the number of legal points may be beyond 64 bits.
-    number = np.array([(start + i) % space.size for i in range(steps)], dtype=object)
-    indices = np.empty((steps, space.dim))
-    for j, levels in enumerate(space.levels.tolist()):
-        indices[:, j] = number % levels
-        number = number // levels
-    points = space.at(indices)
-    fresh = [key not in history.tried for key in space.keys(points)]
-    points = points[fresh][:count]
-    return points, np.full(len(points), -1)
+    number = np.array(
+        [(start + i) % size for i in range(min(size, len(history) + count))], dtype=object
+    )
+    columns = []
+    for slot_levels in levels:
+        columns.append((number % slot_levels).astype(np.float64))
+        number = number // slot_levels
+    indices = torch.from_numpy(np.stack(columns, axis=1)).to(history.points)
+    points = history.cube.at(indices[None])
+    fresh = ~torch.isin(history.cube.keys(points)[0], history.tried[0])
+    return points[0, fresh][:count]

@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-import numpy as np
+import torch
 
-from optuna_arrl.sampler.history import History
 from optuna_arrl.sampler.proposers._draft import Draft
-from optuna_arrl.sampler.proposers._draft import draw_parents
-from optuna_arrl.sampler.proposers._draft import PARENTS
+from optuna_arrl.sampler.proposers._draft import Draws
 
 
 __all__ = ["draw"]
 
+_NEEDS = 3  # trials that ran
 _SHORTEST, _LONGEST = 0.2, 2.0  # times the edit that made the parent
 _JITTERED, _JITTER = 0.15, 0.1  # share of the slots that also move at random, and by how much
 
 
-def draw(history: History, rng: np.random.Generator, count: int) -> Draft:
+def draw(draws: Draws) -> Draft:
     """Repeat the edit that made a parent from its own parent, shortened or lengthened.
 
-    Choices stay. Empty when no good trial is an edit of another.
+    Choices stay. None where the parent is no edit of another, or fewer than three trials ran.
     """
-    space = history.space
-    best = history.ranking[:PARENTS]
-    pool = best[history.parents[best] >= 0]
-    if not len(pool):
-        return np.empty((0, space.dim)), np.empty(0, np.int64)
-    parents = draw_parents(pool, rng, count)
-    origin = history.points[parents]
-    edit = origin - history.points[history.parents[parents]]
+    history, cube = draws.history, draws.history.cube
+    parents = draws.parents()
+    origin = history.at(parents)
+    before = history.parents.gather(1, parents)
+    edit = origin - history.at(before.clamp(min=0))
 
-    factor = np.exp(rng.uniform(np.log(_SHORTEST), np.log(_LONGEST), (count, 1)))
-    jittered = rng.random(origin.shape) < _JITTERED
-    jitter = np.where(jittered, _JITTER * rng.standard_normal(origin.shape), 0.0)
-    return np.where(space.is_categorical, origin, origin + factor * edit + jitter), parents
+    jittered = draws.uniform(cube.slots) < _JITTERED
+    jitter = torch.where(jittered, _JITTER * draws.normal(cube.slots), 0.0)
+    moved = origin + draws.log_uniform(_SHORTEST, _LONGEST) * edit + jitter
+    has_edit = (before >= 0) & (history.number_ran >= _NEEDS)[:, None]
+    points = torch.where(cube.categorical[:, None], origin, moved)
+    return points, torch.where(has_edit, parents, -1)

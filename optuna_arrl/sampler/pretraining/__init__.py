@@ -1,0 +1,1 @@
+"""How the shipped policy is made: random tasks, whole episodes on them, PPO over the episodes."""

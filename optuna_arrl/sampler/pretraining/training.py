@@ -1,0 +1,320 @@
+"""Meta-training: PPO over whole studies on random tasks, top to bottom.
+
+One iteration plays a batch of studies, every task several times, and updates the network once:
+
+    reward      r_t = log regret before - log regret after trial t, noise-free
+    baseline    a critic that is told what the study itself is not: the true regret, the noise, and
+                how the other studies of the same task went. It is not shipped.
+    advantage   GAE over the study, with the critic's value after its last trial: a study is cut
+                off, not over, so that the end teaches no greed
+    loss        PPO's, with the likelihood of the outcomes; see ppo.py
+
+The shipped value head is trained beside it on the rewards that a real study shows (rewards.py).
+Iteration `i` of seed `s` is a function of both and of the weights before it: a run can stop after
+any iteration and go on from its checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from dataclasses import dataclass
+import io
+import math
+import time
+from typing import Any
+
+import torch
+from torch import nn
+from torch import Tensor
+
+from optuna_arrl.sampler.history import History
+from optuna_arrl.sampler.policy import action_distribution
+from optuna_arrl.sampler.policy import policy_input
+from optuna_arrl.sampler.policy import PolicyInput
+from optuna_arrl.sampler.policy import PolicyNetwork
+from optuna_arrl.sampler.ppo import Batch
+from optuna_arrl.sampler.ppo import generalized_advantage
+from optuna_arrl.sampler.ppo import ppo_update
+from optuna_arrl.sampler.ppo import PPOConfig
+from optuna_arrl.sampler.pretraining.episodes import Episodes
+from optuna_arrl.sampler.pretraining.episodes import play
+from optuna_arrl.sampler.pretraining.tasks import log_regret
+from optuna_arrl.sampler.pretraining.tasks import Tasks
+from optuna_arrl.sampler.proposers import Candidates
+from optuna_arrl.sampler.rewards import rewards
+from optuna_arrl.sampler.surrogate import Surrogate
+
+
+__all__ = ["TRAINING_TASKS", "Recipe", "Training"]
+
+TRAINING_TASKS = 1_000_000
+"""Seeds of training tasks begin here; below lie those that nothing was trained on."""
+
+_AHEAD = 12  # trials that the critic looks ahead in the other studies of a task
+_CRITIC_FEATURES = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What a training run is made of.
+
+    Attributes:
+        seed: Of tasks, noise, candidates, choices and initial weights.
+        iterations: In all.
+        tasks: Different tasks of an iteration of the shortest horizon; fewer of longer ones.
+        repeats: Studies of each task, at least 2.
+        candidates: To choose from at each trial.
+        warm_up: First iterations, in which only forecast, value and critic learn.
+        horizons: Trials of a study, from the first iterations to the last ones.
+        learning_rate: Of the first iteration; it falls linearly to a tenth.
+    """
+
+    seed: int = 0
+    iterations: int = 140
+    tasks: int = 32
+    repeats: int = 3
+    candidates: int = 96
+    warm_up: int = 3
+    horizons: tuple[int, ...] = (30, 60)
+    learning_rate: float = 3e-3
+
+    def horizon(self, iteration: int) -> int:
+        """Return the number of trials of an iteration's studies.
+
+        A curriculum: `horizons` in their order while training goes on, but the last half of the
+        iterations of each stage alternates with all that came before, so that nothing is
+        forgotten.
+        """
+        stage = min(iteration * len(self.horizons) // self.iterations, len(self.horizons) - 1)
+        return self.horizons[stage - iteration % 2] if stage > 0 else self.horizons[0]
+
+    def ppo(self, iteration: int) -> PPOConfig:
+        """Return the constants of an iteration's update."""
+        left = 1.0 - iteration / self.iterations
+        return PPOConfig(
+            clip_range=0.15,
+            entropy_coefficient=0.0 if iteration < self.warm_up else 0.003,
+            kl_coefficient=0.0,
+            target_kl=0.05,
+            epochs=2,
+            minibatch_size=256,
+            learning_rate=self.learning_rate * (0.1 + 0.9 * left),
+            exploration_floor=0.0,
+            sharpness=1.0,
+        )
+
+
+class Critic(nn.Module):
+    """Values states from what only training knows; see :func:`_critic_features`."""
+
+    def __init__(self, seed: int, width: int = 64) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.layers = nn.Sequential(
+                nn.Linear(_CRITIC_FEATURES, width),
+                nn.Tanh(),
+                nn.Linear(width, width),
+                nn.Tanh(),
+                nn.Linear(width, 1),
+            )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return values (...) of features (..., 10)."""
+        value: Tensor = self.layers(features)[..., 0]
+        return value
+
+
+class _Recorder:
+    """A policy that draws at inverse temperature 1 and remembers states, choices and forecasts."""
+
+    def __init__(self, network: PolicyNetwork, generator: torch.Generator) -> None:
+        self.network, self.generator = network, generator
+        self.inputs: list[PolicyInput] = []
+        self.actions: list[Tensor] = []
+        self.log_probs: list[Tensor] = []
+        self.values: list[Tensor] = []
+        self.surrogates: list[Surrogate] = []
+
+    @torch.no_grad()
+    def __call__(self, history: History, offered: Candidates, surrogate: Surrogate) -> Tensor:
+        state = policy_input(history, offered, surrogate)
+        output = self.network(state)
+        log_probs = action_distribution(output.logits, state.mask, floor=0.0, sharpness=1.0)
+        action = torch.multinomial(log_probs.exp(), 1, generator=self.generator)
+        self.inputs.append(state)
+        self.actions.append(action[:, 0])
+        self.log_probs.append(log_probs.gather(1, action)[:, 0])
+        self.values.append(output.value)
+        self.surrogates.append(surrogate)
+        return action[:, 0]
+
+
+class Training:
+    """A training run that can be stopped and gone on with.
+
+    Args:
+        recipe: What it is made of.
+        device: Where it computes.
+    """
+
+    def __init__(self, recipe: Recipe, device: torch.device | str = "cpu") -> None:
+        self.recipe, self.device = recipe, torch.device(device)
+        self.network = PolicyNetwork(recipe.seed).to(self.device)
+        self.critic = Critic(recipe.seed).to(self.device)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), betas=(0.9, 0.98))
+        self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), lr=3e-3)
+        self.iteration = 0
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Run the iterations that are left; yield the figures of each."""
+        while self.iteration < self.recipe.iterations:
+            yield self._iterate()
+
+    def checkpoint(self) -> bytes:
+        """Return all that the rest of the run depends on."""
+        buffer = io.BytesIO()
+        state = [part.state_dict() for part in self._parts()]
+        torch.save({"recipe": asdict(self.recipe), "at": self.iteration, "state": state}, buffer)
+        return buffer.getvalue()
+
+    def resume(self, checkpoint: bytes) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            ValueError: When it is one of another recipe.
+        """
+        stored = torch.load(io.BytesIO(checkpoint), self.device, weights_only=True)
+        if stored["recipe"] != asdict(self.recipe):
+            raise ValueError(f"The checkpoint is of another recipe: {stored['recipe']}.")
+        for part, state in zip(self._parts(), stored["state"], strict=True):
+            part.load_state_dict(state)
+        self.iteration = stored["at"]
+
+    def _parts(self) -> tuple[Any, ...]:
+        return self.network, self.critic, self.optimizer, self.critic_optimizer
+
+    def _iterate(self) -> dict[str, Any]:
+        recipe, began = self.recipe, time.perf_counter()
+        seed = TRAINING_TASKS + 10_000 * recipe.seed + self.iteration
+        horizon = recipe.horizon(self.iteration)
+        different = round(recipe.tasks * math.sqrt(recipe.horizons[0] / horizon))
+        rows = torch.arange(different, device=self.device).repeat(recipe.repeats)
+        tasks = Tasks.draw(different, seed, self.device)[rows]
+        generator = torch.Generator(self.device).manual_seed(seed)
+        recorder = _Recorder(self.network, generator)
+        played = play(tasks, horizon, seed, recorder, candidates=recipe.candidates)
+        seconds = time.perf_counter() - began
+
+        config = recipe.ppo(self.iteration)
+        batch, figures = self._batch(tasks, played, recorder, config)
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate
+        shuffle = torch.Generator().manual_seed(seed)
+        update = ppo_update(self.network, self.optimizer, batch, config, shuffle)
+        self.iteration += 1
+        curve = played.log_regret.mean(0).tolist()
+        marks = {f"log_regret_{n}": curve[n - 1] for n in (12, 25, 50, 100) if n <= horizon}
+        return {
+            "iteration": self.iteration,
+            "horizon": horizon,
+            **{name: round(value, 4) for name, value in {**marks, **figures}.items()},
+            **{name: round(value, 4) for name, value in asdict(update).items()},
+            "failures": round(1.0 - float(played.history.ran.float().mean()), 4),
+            "scale": round(float(self.network.log_scale.detach().exp()), 3),
+            "seconds_playing": round(seconds, 1),
+            "seconds": round(time.perf_counter() - began, 1),
+        }
+
+    def _batch(
+        self, tasks: Tasks, played: Episodes, recorder: _Recorder, config: PPOConfig
+    ) -> tuple[Batch, dict[str, float]]:
+        """Return the steps to learn from, study after study within each trial number."""
+        features = _critic_features(tasks, played, self.recipe.repeats)
+        with torch.no_grad():
+            values = self.critic(features)
+        gains = played.log_regret[:, :-1] - played.log_regret[:, 1:]
+        advantage, target = generalized_advantage(
+            gains, values[:, :-1], values[:, -1], config.discount, config.gae_lambda
+        )
+        error = self._fit_critic(features[:, :-1], target)
+        explained = 1.0 - (target - values[:, :-1]).var() / target.var().clamp(min=1e-8)
+        if self.iteration < self.recipe.warm_up:
+            advantage = torch.zeros_like(advantage)
+
+        shown = _shown_rewards(played).to(self.device)
+        own = torch.stack(recorder.values, 1)
+        _, returns = generalized_advantage(
+            shown[:, 1:-1], own[:, :-1], own[:, -1], config.discount, config.gae_lambda
+        )
+        # The value head learns the state before every trial but the last.
+        returns = torch.cat([returns, own[:, -1:]], 1)
+        history = played.history
+        scores = [
+            torch.where(ran, s.warped_losses(loss[:, None])[:, 0], math.nan)
+            for s, loss, ran in zip(
+                recorder.surrogates, history.losses.T[1:], history.ran.T[1:], strict=True
+            )
+        ]
+        inputs = PolicyInput.cat(recorder.inputs)
+        log_prob = torch.cat(recorder.log_probs)
+        batch = Batch(
+            inputs=inputs,
+            action=torch.cat(recorder.actions),
+            log_prob=log_prob,
+            advantage=advantage.T.flatten().clamp(-4.0 * advantage.std(), 4.0 * advantage.std()),
+            return_=returns.T.flatten(),
+            reference=torch.zeros_like(inputs.acquisition),
+            score=torch.cat(scores).float(),
+            ran=history.ran.T[1:].flatten().float(),
+        )
+        return batch, {"critic_loss": error, "critic_explained": float(explained)}
+
+    def _fit_critic(self, features: Tensor, target: Tensor) -> float:
+        for _ in range(20):
+            loss = (self.critic(features) - target).square().mean()
+            self.critic_optimizer.zero_grad()
+            loss.backward()
+            self.critic_optimizer.step()
+        return float(loss.detach())
+
+
+def _critic_features(tasks: Tasks, played: Episodes, repeats: int) -> Tensor:
+    """Return (B, n, 10): what helps to foresee how far a study will come.
+
+    Of the state after each trial: its true regret, that of the other studies of the same task then
+    and some trials later, how late it is, the noise, the slots and how often trials failed.
+    """
+    curve = played.log_regret
+    count, n = curve.shape
+    groups = curve.reshape(repeats, -1, n)  # the rows of a task lie a batch of tasks apart
+    others = (groups.sum(0) - groups).reshape(count, n) / (repeats - 1)
+    later = torch.cat([others[:, _AHEAD:], others[:, -1:].expand(-1, min(_AHEAD, n))], 1)[:, :n]
+    measured = torch.where(played.history.ran, played.history.losses, math.inf)
+    seen = log_regret(measured.cummin(1).values.float())
+    number = torch.arange(1.0, n + 1.0, device=curve.device).expand(count, n)
+    failed = (~played.history.ran).float().cumsum(1) / number
+
+    def wide(x: Tensor) -> Tensor:
+        return x[:, None].expand(count, n)
+
+    columns = (
+        curve,
+        seen,
+        others,
+        later,
+        later - others,
+        number.log() / 3.0,
+        8.0 / (8.0 + number),
+        wide((tasks.noise + 1e-3).log() / 3.0),
+        wide(tasks.cube.dim.log() / 2.0),
+        failed,
+    )
+    return torch.stack(columns, 2)
+
+
+def _shown_rewards(played: Episodes) -> Tensor:
+    """Return the rewards (B, n) that the studies themselves would show."""
+    losses, ran = played.history.losses.tolist(), played.history.ran.tolist()
+    return torch.tensor([rewards(a, b) for a, b in zip(losses, ran, strict=True)])

@@ -1,0 +1,242 @@
+"""Random tasks, studies on them in lock step, and meta-training that learns and can be resumed."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+from pathlib import Path
+
+from click.testing import CliRunner
+import pytest
+from safetensors.torch import load_file
+import torch
+from torch import Tensor
+
+from optuna_arrl.cli import main
+from optuna_arrl.sampler.history import History
+from optuna_arrl.sampler.learner import shipped_policy
+from optuna_arrl.sampler.policy import PolicyNetwork
+from optuna_arrl.sampler.pretraining import training as module
+from optuna_arrl.sampler.pretraining.checking import as_in_a_study
+from optuna_arrl.sampler.pretraining.checking import compare
+from optuna_arrl.sampler.pretraining.checking import summarise
+from optuna_arrl.sampler.pretraining.episodes import play
+from optuna_arrl.sampler.pretraining.tasks import log_regret
+from optuna_arrl.sampler.pretraining.tasks import NO_REGRET
+from optuna_arrl.sampler.pretraining.tasks import Tasks
+from optuna_arrl.sampler.pretraining.training import Recipe
+from optuna_arrl.sampler.pretraining.training import Training
+from optuna_arrl.sampler.pretraining.training import TRAINING_TASKS
+from optuna_arrl.sampler.proposers import Candidates
+from optuna_arrl.sampler.surrogate import Surrogate
+
+
+torch.set_num_threads(1)
+
+TINY = Recipe(tasks=4, repeats=2, candidates=16, warm_up=0, horizons=(10,), iterations=3)
+
+
+@functools.cache
+def tasks() -> Tasks:
+    return Tasks.draw(48, seed=1)
+
+
+def uniform_points(drawn: Tasks, count: int = 200) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return drawn.cube.snap(torch.rand(len(drawn), count, drawn.cube.slots, generator=generator))
+
+
+def any_legal(history: History, offered: Candidates, surrogate: Surrogate) -> Tensor:
+    """A policy that looks at nothing."""
+    draws = torch.rand(offered.legal.shape, generator=torch.Generator().manual_seed(len(history)))
+    return draws.masked_fill(~offered.legal, -1.0).argmax(1)
+
+
+def test_tasks_are_a_function_of_their_seed() -> None:
+    one, same, other = (Tasks.draw(4, seed) for seed in (5, 5, 6))
+    points = torch.rand(4, 9, 24, generator=torch.Generator().manual_seed(0))
+    first, again = (t.evaluate(t.cube.snap(points)) for t in (one, same))
+    assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
+    assert not torch.equal(one.default, other.default)
+
+
+def test_a_regret_is_one_at_the_default_and_hardly_below_zero_anywhere() -> None:
+    drawn = tasks()
+    regret, ran = drawn.evaluate(drawn.default[:, None])
+    torch.testing.assert_close(regret, torch.ones_like(regret), rtol=1e-3, atol=1e-3)
+    assert ran.all()
+    regret, ran = drawn.evaluate(uniform_points(drawn))
+    assert regret.isfinite().all()
+    assert regret[ran].min() > -0.1
+
+
+def test_tasks_are_of_many_kinds() -> None:
+    drawn = tasks()
+    _, ran = drawn.evaluate(uniform_points(drawn))
+    crashes = 1.0 - ran.float().mean(1)
+    assert (crashes == 0.0).any() and (crashes > 0.3).any() and crashes.max() < 0.75
+    cube = drawn.cube
+    assert cube.dim.min() < 6 and cube.dim.max() > 18
+    assert cube.categorical.any() and cube.integer.any() and cube.logarithmic.any()
+    assert (cube.family > 0).any(1).float().mean() == pytest.approx(0.35, abs=0.25)
+    assert drawn.gated.any() and (drawn.steps > 0).any() and (drawn.noise == 0).any()
+    assert drawn.has_default.any() and not drawn.has_default.all()
+
+
+def test_what_a_closed_gate_hides_makes_no_difference() -> None:
+    drawn = Tasks.draw(32, seed=2)
+    row = int(drawn.gated.any(1).nonzero()[0])
+    one = drawn[torch.tensor([row])]
+    hidden = torch.zeros(24, dtype=torch.bool)
+    hidden[one.cube.column_slot[0][one.gated[0]]] = True
+    for gate, differs in ((0.9, False), (0.1, True)):
+        points = uniform_points(one)[:, :40]
+        points[:, :, one.gate[0, 0]] = gate
+        points = one.cube.snap(points)
+        moved = torch.where(hidden, one.cube.snap(1.0 - points), points)
+        alike = [one._columns(x) for x in (points, moved)]
+        assert torch.equal(*alike) is not differs
+
+
+def test_tasks_taken_from_a_batch_are_the_same_tasks() -> None:
+    rows = torch.tensor([3, 3, 0])
+    points = uniform_points(tasks())
+    whole, part = tasks().evaluate(points), tasks()[rows].evaluate(points[rows])
+    torch.testing.assert_close(whole[0][rows], part[0])
+    assert torch.equal(whole[1][rows], part[1])
+
+
+def test_measurements_scatter_by_the_noise_of_the_task() -> None:
+    drawn = tasks()
+    measured = drawn.measure(torch.ones(len(drawn), 4000), torch.Generator().manual_seed(0))
+    # Half of a t distribution of 4 degrees of freedom lies within ±.741.
+    half = (measured - 1.0).abs().median(1).values
+    torch.testing.assert_close(half, 0.741 * drawn.noise.double(), rtol=0.1, atol=1e-9)
+
+
+def test_log_regret_by_hand() -> None:
+    found = log_regret(torch.tensor([0.0, 1.0, -0.5, math.inf]))
+    expected = [NO_REGRET, 1.0 + NO_REGRET, NO_REGRET, 20.0 + NO_REGRET]
+    torch.testing.assert_close(found, torch.tensor(expected).log())
+
+
+def test_a_study_begins_at_the_default_and_is_a_function_of_its_seed() -> None:
+    first, again, other = (play(tasks(), 6, seed, any_legal, candidates=8) for seed in (3, 3, 4))
+    assert torch.equal(first.history.points, again.history.points)
+    assert torch.equal(first.history.losses, again.history.losses)
+    assert not torch.equal(first.history.points, other.history.points)
+    begun = tasks().has_default
+    assert torch.equal(first.history.points[begun, 0], tasks().default[begun])
+    assert (first.history.points[~begun, 0] != tasks().default[~begun]).any(1).all()
+    assert first.log_regret.shape == (48, 6)
+    torch.testing.assert_close(
+        first.log_regret[begun, 0],
+        torch.full((int(begun.sum()),), math.log(1.02)),
+        atol=2e-3,
+        rtol=0,
+    )
+
+
+def test_the_acquisition_beats_blind_edits() -> None:
+    acquisition = as_in_a_study(PolicyNetwork(), 0)
+    curves = [
+        play(tasks(), 20, 0, choose, candidates=64).log_regret
+        for choose in (acquisition, any_legal)
+    ]
+    (row,) = summarise(curves[0] - curves[1], [20])
+    assert row.mean < -0.2 and row.p < 0.01
+
+
+def test_differences_by_hand() -> None:
+    differences = torch.tensor([[0.0, -3.0], [0.0, -1.0], [9.0, 0.0], [9.0, 0.0]])
+    (row,) = summarise(differences, [2])
+    error = math.sqrt(2.0 / 4)  # variance 2 of -3, -1, 0, 0
+    assert (row.trials, row.tasks, row.mean, row.better) == (2, 4, -1.0, 0.75)
+    assert row.half_width == pytest.approx(1.96 * error)
+    assert row.p == pytest.approx(math.erfc(1.0 / error / math.sqrt(2)))
+
+
+def test_a_network_is_no_better_than_itself() -> None:
+    network = PolicyNetwork()
+    (lot,) = compare(network, network, tasks=3, trials=4, seed=0)
+    assert torch.equal(lot, torch.zeros(3, 4))
+
+
+def test_a_policy_that_begins_nearly_blind_learns_to_follow_the_acquisition() -> None:
+    recipe = dataclasses.replace(
+        TINY, tasks=12, repeats=3, horizons=(14,), candidates=32, iterations=14, learning_rate=3e-2
+    )
+    training = Training(recipe)
+    with torch.no_grad():
+        training.network.log_scale.fill_(math.log(0.1))
+    before = PolicyNetwork()
+    before.load_state_dict(training.network.state_dict())
+    figures = list(training)
+    assert training.network.log_scale > math.log(0.15)
+    assert figures[-1]["critic_explained"] > 0.4
+    drawn = Tasks.draw(48, seed=77)
+    curves = [
+        play(drawn, 14, 0, as_in_a_study(n, 0)).log_regret for n in (training.network, before)
+    ]
+    (row,) = summarise(curves[0] - curves[1], [14])
+    assert row.mean < 0.0 and row.p < 0.05
+
+
+def weights(training: Training) -> Tensor:
+    return torch.cat([w.detach().flatten() for w in training.network.parameters()])
+
+
+def test_training_goes_on_from_a_checkpoint_as_if_never_stopped() -> None:
+    whole = Training(TINY)
+    list(whole)
+    first = Training(TINY)
+    next(iter(first))
+    second = Training(TINY)
+    second.resume(first.checkpoint())
+    list(second)
+    assert second.iteration == 3
+    assert torch.equal(weights(second), weights(whole))
+    with pytest.raises(ValueError, match="another recipe"):
+        Training(dataclasses.replace(TINY, seed=1)).resume(first.checkpoint())
+
+
+def test_training_never_plays_a_task_that_checks_use() -> None:
+    seeds = {TRAINING_TASKS + 10_000 * s + i for s in range(3) for i in range(200)}
+    assert min(seeds) == TRAINING_TASKS and len(seeds) == 600
+
+
+def test_horizons_grow_and_early_ones_come_back() -> None:
+    recipe = Recipe(iterations=30, horizons=(10, 20, 40))
+    played = [recipe.horizon(i) for i in range(30)]
+    assert set(played[:10]) == {10} and set(played[10:20]) == {10, 20}
+    assert set(played[20:]) == {20, 40}
+
+
+def test_the_command_trains_resumes_and_checks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = functools.partial(Recipe, tasks=2, repeats=2, candidates=8, horizons=(4,))
+    monkeypatch.setattr(module, "Recipe", small)
+    folder = tmp_path / "policy"
+    line = ["pretrain", str(folder), "--iterations", "2", "--seed", "3"]
+    result = CliRunner().invoke(main, line)
+    assert result.exit_code == 0, result.output
+    log = [json.loads(text) for text in (folder / "log.jsonl").read_text().splitlines()]
+    assert [figures["iteration"] for figures in log] == [1, 2]
+    assert json.loads((folder / "recipe.json").read_text())["seed"] == 3
+    made = shipped_policy(folder / "policy.safetensors").network.state_dict()
+    assert made.keys() == load_file(folder / "policy.safetensors").keys()
+
+    assert "going on after iteration 2" in CliRunner().invoke(main, line).output
+    other = CliRunner().invoke(main, [*line[:3], "9"])
+    assert other.exit_code == 1 and "another recipe" in other.output
+    checked = CliRunner().invoke(main, [*line[:2], "--check", "4", "--trials", "12"])
+    assert checked.exit_code == 0 and "after 4 of 4 tasks" in checked.output
+    assert json.loads((folder / "check-12.json").read_text())[0]["trials"] == 12
+
+
+def test_the_check_needs_a_trained_policy(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["pretrain", str(tmp_path), "--check", "4"])
+    assert result.exit_code == 1 and "train it first" in result.output
