@@ -115,6 +115,7 @@ def prepare(
     Raises:
         ValueError: Unknown profile, or a corpus folder that cannot be used
             (:class:`~optuna_arrl.frozen_env.corpus.CorpusError`).
+        OSError: The cache cannot be written.
     """
     if isinstance(profile, str):
         if profile not in PROFILES:
@@ -132,9 +133,15 @@ def prepare(
     existing = _load(root, profile)
     if existing is not None:
         return existing
-    root.parent.mkdir(parents=True, exist_ok=True)
-    # Made aside and renamed, so that an interrupted or a second prepare() never leaves half.
-    scratch = Path(tempfile.mkdtemp(prefix=".prepare-", dir=root.parent))
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        # Made aside and renamed, so that an interrupted or a second prepare() never leaves half.
+        scratch = Path(tempfile.mkdtemp(prefix=".prepare-", dir=root.parent))
+    except OSError as error:
+        raise OSError(
+            f"{root.parent} cannot be written ({error.strerror}): set XDG_CACHE_HOME to a folder "
+            "of yours."
+        ) from error
     try:
         _write(scratch, source, profile)
         if root.exists() and _load(root, profile) is None:

@@ -109,8 +109,12 @@ def open_storage(url: str, *, create: bool) -> BaseStorage:
         optuna.exceptions.OptunaError,
     ):
         parsed = sqlalchemy.engine.make_url(url)
-        if parsed.get_backend_name() == "sqlite" and parsed.database not in (None, "", ":memory:"):
-            _check_file(url, Path(parsed.database or ""), create=create)
+        if parsed.get_backend_name() == "sqlite":
+            if not parsed.database or parsed.database == ":memory:":
+                raise BadInput(
+                    f"{url} is lost when this command ends: name a file, as in {DEFAULT_STORAGE}."
+                )
+            _check_file(url, Path(parsed.database), create=create)
         return optuna.storages.get_storage(url)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+import contextlib
 from dataclasses import dataclass
 import os
 from pathlib import Path
@@ -128,7 +129,8 @@ def _corpus(profile: Profile) -> _Finding:
     found = sorted(cache.glob(f"*-{profile.vocab_size}-*/manifest.json"))
     if found:
         return _Finding(True, "corpus", f"prepared in {found[0].parent}")
-    if os.access(_nearest(cache), os.W_OK):
+    # Tried: root may write by its rights where a file system has no files made.
+    with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=_nearest(cache)):
         return _Finding(True, "corpus", "not prepared yet; `arrl run` or `arrl prepare` does it")
     return _Finding(
         False, "corpus", f"{cache} cannot be written", "Set XDG_CACHE_HOME to a folder of yours."

@@ -73,7 +73,9 @@ def _lines(study: Study) -> list[tuple[str, str]]:
         # The newest may not have chosen an edit yet; one that lived in memory is gone.
         newest = open_policy_store(study, study_key(study) or "").newest() or 0
         lines.append(("policy", f"version {max(newest, *versions)}"))
-    elif SAMPLER_SEED_KEY in study._storage.get_study_system_attrs(study._study_id):
+    elif SAMPLER_SEED_KEY in study._storage.get_study_system_attrs(study._study_id) or all(
+        "fixed_params" in t.system_attrs for t in finished
+    ):
         lines.append(("policy", "none yet"))
     else:
         lines.append(("policy", "none: another sampler chose"))

@@ -783,7 +783,7 @@ def _(outside: Outside) -> Aim:
     return Aim({"path": str(outside.readable)}, lambda _: not outside.readable.exists())
 
 
-for _name in ("sitecustomize.py", "added.pth", "torch.py"):
+for _name in ("sitecustomize.py", "added.pth", "torch.py", "torch.pyc"):
 
     @attack(f"adds_a_module ({_name})")
     def _(outside: Outside, name: str = _name) -> Aim:

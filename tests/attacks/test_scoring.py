@@ -45,6 +45,7 @@ from optuna_arrl.objective import supply
 from optuna_arrl.objective import weights as weights_module
 from optuna_arrl.objective.boxes import BoxReport
 from optuna_arrl.objective.boxes import SupervisedBox
+from optuna_arrl.objective.runner import MachineFault
 from optuna_arrl.objective.runner import Measurement
 from optuna_arrl.objective.runner import TrialRunner
 from optuna_arrl.objective.sandbox import Box
@@ -200,6 +201,42 @@ def test_score_in_place_of_an_answer_is_refused(
         tries=tries("answers_with_a_score"),
         undefended="a scorer that takes scores is told 0.0001",
         defended=in_words(measurement),
+    )
+
+
+@pytest.mark.slow
+def test_tokenizer_stays_the_scorers(
+    measure: Measure,
+    prepared: Prepared,
+    sandbox: str,
+    honest_bpb: float,
+    monkeypatch: pytest.MonkeyPatch,
+    record: Record,
+) -> None:
+    source = source_of("changes_the_tokenizer")
+    tokenizer = prepared.folder / "tokenizer.json"
+    original = tokenizer.read_bytes()
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(Prepared, "verify", lambda _: None)
+            undefended = measure(source, "none", least_bpb=0.0)
+        assert undefended.val_bpb == pytest.approx(honest_bpb / 2, abs=SAME)
+        tokenizer.write_bytes(original)
+        with pytest.raises(
+            MachineFault, match=r"tokenizer\.json is not the file that was prepared"
+        ):
+            measure(source, "none")
+    finally:
+        tokenizer.write_bytes(original)
+    measurement = measure(source, sandbox)
+    assert b"the tokenizer stays as it is" in measurement.log
+    assert measurement.val_bpb == pytest.approx(honest_bpb, abs=SAME)
+    assert tokenizer.read_bytes() == original
+    record(
+        "changes_the_tokenizer",
+        tries=tries("changes_the_tokenizer"),
+        undefended=in_words(undefended),
+        defended=f"read-only in a box: {in_words(measurement)}; without a box the study stops",
     )
 
 

@@ -59,6 +59,18 @@ def test_unusable_corpus_is_one_sentence(arrl: Arrl, folder: Path, make: str | N
     assert line.startswith("Error: ")
 
 
+@pytest.mark.parametrize("cache", ["/proc/nowhere", "file"])
+def test_cache_that_cannot_be_written_is_one_sentence(
+    arrl: Arrl, folder: Path, monkeypatch: pytest.MonkeyPatch, cache: str
+) -> None:
+    (folder / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / cache))
+    result = arrl("prepare", "--profile", "cpu")
+    assert result.exit_code == 2, result.output
+    assert "set XDG_CACHE_HOME to a folder of yours" in result.output
+    assert "✗ corpus" in arrl("doctor").output
+
+
 def test_doctor_lists_what_the_machine_can_do(arrl: Arrl) -> None:
     result = arrl("doctor")
     lines = [line for line in result.output.splitlines() if line[:1] in "✓✗"]

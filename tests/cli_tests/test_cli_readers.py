@@ -42,6 +42,15 @@ def test_status_of_study_without_trials(arrl: Arrl) -> None:
     assert "nothing so far" in output
 
 
+def test_status_before_a_sampler_has_chosen(arrl: Arrl) -> None:
+    study = optuna.create_study(storage="sqlite:///arrl.db", study_name="new")
+    study.enqueue_trial({"x": 0.5})
+    study.optimize(lambda trial: trial.suggest_float("x", 0.0, 1.0), n_trials=1)
+    assert "none yet" in arrl("status").output
+    study.optimize(lambda trial: trial.suggest_float("x", 0.0, 1.0), n_trials=1)
+    assert "none: another sampler chose" in arrl("status").output
+
+
 def test_status_hides_the_password_of_a_storage(arrl: Arrl) -> None:
     result = arrl("status", "--storage", "postgresql://me:secret@nowhere.invalid/db")
     assert result.exit_code == 2

@@ -148,6 +148,13 @@ def test_journal_file_is_a_storage(arrl: Arrl, fake: FakeObjective) -> None:
     assert "2 finished" in arrl("status", "--storage", "study.log").output
 
 
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:"])
+def test_database_in_memory_is_no_storage(arrl: Arrl, fake: FakeObjective, url: str) -> None:
+    result = arrl(*RUN, "--trials", 1, "--storage", url)
+    assert result.exit_code == 2
+    assert "name a file, as in sqlite:///arrl.db" in result.output
+
+
 def test_new_study_is_named_after_its_target(
     arrl: Arrl, fake: FakeObjective, folder: Path
 ) -> None:

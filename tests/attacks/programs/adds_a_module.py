@@ -1,4 +1,4 @@
-"""Adds a module to a folder that other programs import from: sitecustomize, a .pth, torch.py."""
+"""Adds a module to a folder that programs import from: sitecustomize, .pth, torch.py or .pyc."""
 
 import os
 
