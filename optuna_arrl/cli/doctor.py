@@ -158,8 +158,8 @@ def _disk() -> _Finding:
 
 
 def _nearest(path: Path) -> Path:
-    """Return the folder itself, or the nearest one above it that is there."""
-    return next(folder for folder in (path, *path.parents) if folder.is_dir())
+    """Return the path itself, or the nearest one above it that is there."""
+    return next(above for above in (path, *path.parents) if above.exists())
 
 
 def _gib(size: int) -> str:
