@@ -69,7 +69,7 @@ _PANELS = (
     ("entropy", "entropy (nats)"),
     ("clip_fraction", "clip fraction (of the steps)"),
     ("explained_variance", "explained variance (of returns)"),
-    ("mean_reward", "mean reward (−0.2 to 2)"),
+    ("mean_reward", "mean reward (scale-free)"),
 )
 
 _logger = get_logger(f"optuna.{__name__}")
@@ -378,6 +378,7 @@ def _figure(title: str, traces: list[_Json], layout: _Json) -> _Json:
         "font": {"color": _GREY},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
+        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": _GREY, "activecolor": _BLUE},
         "margin": {"l": 60, "r": 20, "t": 70, "b": 50},
     }
     return {"data": traces, "layout": {**common, **layout}}
