@@ -261,7 +261,9 @@ def _policy_versions(study: Study) -> _Json | None:
         # Ticks at whole versions.
         step = {"dtick": 1} if len(records) <= 6 else {}
         layout[f"xaxis{suffix}"] = _axis("policy version" if index >= 3 else "", **step)
-        layout[f"yaxis{suffix}"] = _axis("", nticks=5)
+        # KL, entropy and clip fraction are never below 0; the other two may be.
+        mode = "nonnegative" if index < 4 else "normal"
+        layout[f"yaxis{suffix}"] = _axis("", nticks=5, rangemode=mode, exponentformat="power")
         layout["annotations"].append(
             {"text": label, "showarrow": False, "font": {"size": 11}}
             | {"xref": f"x{suffix} domain", "yref": f"y{suffix} domain"}
