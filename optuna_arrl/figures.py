@@ -263,7 +263,7 @@ def _policy_versions(study: Study) -> _Json | None:
         layout[f"xaxis{suffix}"] = _axis("policy version" if index >= 3 else "", **step)
         # KL, entropy and clip fraction are never below 0; the other two may be.
         mode = "nonnegative" if index < 4 else "normal"
-        layout[f"yaxis{suffix}"] = _axis("", nticks=5, rangemode=mode, exponentformat="power")
+        layout[f"yaxis{suffix}"] = _axis("", nticks=5, rangemode=mode, exponentformat="e")
         layout["annotations"].append(
             {"text": label, "showarrow": False, "font": {"size": 11}}
             | {"xref": f"x{suffix} domain", "yref": f"y{suffix} domain"}
