@@ -14,6 +14,7 @@ from optuna_arrl._version import __version__
 
 
 if TYPE_CHECKING:
+    from optuna_arrl.figures import save_figures
     from optuna_arrl.noise import best
     from optuna_arrl.objective.manifest import ManifestMismatch
     from optuna_arrl.objective.objective import TrainScriptObjective
@@ -34,6 +35,7 @@ __all__ = [
     "__version__",
     "best",
     "load_trajectory",
+    "save_figures",
 ]
 
 # Where each public name lives. Imported on first use (PEP 562): the sampler needs torch and the
@@ -47,6 +49,7 @@ _HOMES = {
     "TrainScriptObjective": "optuna_arrl.objective.objective",
     "best": "optuna_arrl.noise",
     "load_trajectory": "optuna_arrl.trajectory",
+    "save_figures": "optuna_arrl.figures",
 }
 
 

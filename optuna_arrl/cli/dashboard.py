@@ -31,16 +31,19 @@ It has no password: whoever reaches the port can read and change the study.
 def dashboard(port: int, host: str, storage_url: str, study_name: str | None) -> None:
     """Show a study in the browser.
 
-    Serves learning curves, coloured diffs, scripts and logs with optuna-dashboard.
+    Serves learning curves, coloured diffs, scripts and logs with optuna-dashboard; the study's
+    page shows how far it came, how its policy learned, and which slots mattered.
     """
     study = open_study(storage_url, study_name)
 
     import optuna_dashboard
 
+    from optuna_arrl.figures import save_figures
     from optuna_arrl.objective.records import artifact_store_of
 
     with bad_input(LookupError):
         store = artifact_store_of(study)
+    save_figures(study)
     click.echo(f"http://{host}:{port}/dashboard/studies/{study._study_id} (Ctrl-C stops)")
     try:
         optuna_dashboard.run_server(study._storage, host=host, port=port, artifact_store=store)

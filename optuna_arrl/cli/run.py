@@ -167,6 +167,7 @@ def run(
     if progress is not None and objective is not None:
         if progress.ran:
             _learn(console, study)
+            _draw(console, study)
         _summarise(console, study, objective, storage_url)
     if interrupted:
         console.print("Stopped. Nothing finished is lost; this goes on from here:")
@@ -311,12 +312,13 @@ def _optimize(
     until: int | None,
 ) -> str | None:
     """Run trials until there are enough; return a sentence when the machine prevents it."""
+    from optuna_arrl.figures import save_figures
     from optuna_arrl.objective.boxes import MachineFault
     from optuna_arrl.objective.manifest import ManifestMismatch
     from optuna_arrl.oracle import MaxTrials
     from optuna_arrl.oracle import TerminationOracle
 
-    callbacks: list[Callable[[Study, FrozenTrial], None]] = [progress]
+    callbacks: list[Callable[[Study, FrozenTrial], None]] = [progress, save_figures]
     evidence = None
     if trials is None:
         oracle = TerminationOracle([MaxTrials(until)] if until is not None else None)
@@ -347,6 +349,14 @@ def _learn(console: Console, study: Study) -> None:
     if isinstance(study.sampler, ARRLSampler):
         with console.status("learning from the last trials"):
             study.sampler.learn(study)
+
+
+def _draw(console: Console, study: Study) -> None:
+    """Bring the figures on the study's page up to its last trial."""
+    from optuna_arrl.figures import save_figures
+
+    with console.status("drawing the study's figures"):
+        save_figures(study)
 
 
 def _summarise(

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
     import torch
 
+    from optuna_arrl.policy_store import PolicyVersion
     from optuna_arrl.sampler.learner import Learner
     from optuna_arrl.sampler.learner import Policy
 
@@ -169,6 +170,17 @@ class ARRLSampler(BaseSampler):
         """
         self._raise_error_if_multi_objective(study)
         self._advance(study, remainder=True)
+
+    def policy_versions(self, study: Study) -> list[PolicyVersion]:
+        """Return the versions of a study's policy in order, without their weights.
+
+        Args:
+            study:
+                A study whose first trial has started. Where its storage keeps no versions, only a
+                sampler that drove it has any.
+        """
+        with self._lock:
+            return self._learner_for(study).store.records()
 
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial

@@ -14,8 +14,10 @@ from cli_fakes import FakeObjective
 from cli_fakes import SOURCE
 import optuna
 import optuna_dashboard
+from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
 import pytest
 
+from optuna_arrl.figures import BEST_SO_FAR_ID
 from optuna_arrl.trajectory import MANIFEST_KEY
 from optuna_arrl.trajectory import STOPPED_KEY
 
@@ -125,6 +127,19 @@ def test_dashboard_serves_the_study_with_its_artifacts(
     store = served.pop("artifact_store")
     assert served == {"host": "127.0.0.1", "port": 9123, "studies": ["arrl"]}
     assert Path(store._base_path).samefile(folder / "arrl-artifacts")
+
+
+def test_dashboard_brings_the_figures_up_to_date(
+    arrl: Arrl, study: optuna.Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served: list[str] = []
+
+    def run_server(storage: Any, **_: Any) -> None:
+        served.extend(get_plotly_graph_objects(storage.get_study_system_attrs(study._study_id)))
+
+    monkeypatch.setattr(optuna_dashboard, "run_server", run_server)
+    assert arrl("dashboard").exit_code == 0
+    assert served == [BEST_SO_FAR_ID]  # two scores and no policy: of the others there is nothing
 
 
 def test_dashboard_on_a_port_that_is_taken(arrl: Arrl, study: optuna.Study) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from pathlib import Path
 import re
 from typing import Any
@@ -11,8 +12,11 @@ from cli_fakes import SOURCE
 import optuna
 from optuna.trial import create_trial
 from optuna.trial import TrialState
+from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
 import pytest
 
+from optuna_arrl.figures import BEST_SO_FAR_ID
+from optuna_arrl.figures import POLICY_ID
 from optuna_arrl.objective.boxes import MachineFault
 from optuna_arrl.trajectory import BASELINE_KEY
 from optuna_arrl.trajectory import MANIFEST_KEY
@@ -202,6 +206,17 @@ def test_policy_goes_on_with_each_run_and_learns_from_its_rest(
         assert arrl("run", "--seed", 0, "--trials", 3).exit_code == 0
         versions.append(re.search(r"policy +version (\d+)", arrl("status").output))
     assert [int(v[1]) for v in versions if v is not None] == [1, 2]
+
+
+def test_run_leaves_figures_that_hold_its_last_trial(arrl: Arrl, fake: FakeObjective) -> None:
+    assert arrl("run", "--seed", 0, "--trials", 3).exit_code == 0
+    attrs = _study()._storage.get_study_system_attrs(_study()._study_id)
+    drawn = get_plotly_graph_objects(attrs)
+    assert drawn.keys() == {BEST_SO_FAR_ID, POLICY_ID}
+    (points,) = (
+        t for t in json.loads(drawn[BEST_SO_FAR_ID])["data"] if t["name"] == "score of a trial"
+    )
+    assert points["x"] == [0, 1, 2]
 
 
 def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(
