@@ -396,6 +396,7 @@ def probe_leak(
 
     Raises:
         ChannelClosed: The box ended, or was too slow.
+        TooSlow: An answer took too long.
         WrongAnswer: Logits that are not finite, not of the right shape, or of another type.
     """
     # Prefixes of equal length go together: no padding, which would be a suffix. Short ones come
