@@ -55,6 +55,7 @@ ROWS = 64
 
 NEXT_TOKEN = "the model reads the next token: at "
 OF_ITS_BATCH = "the model's answer to one text depends on the other texts of its batch"
+BEFORE = "the model's answer depends on what it was asked before"
 ON_AVERAGE = f"the model reads the next token: over {PROBED} probed positions its loss rose by "
 
 # What a person is told of each.
@@ -329,7 +330,8 @@ def test_box_that_has_seen_the_windows_would_not_give_its_memory_away(
     prepared = for_leaks(prepared)
     attacked = attack(name, prepared)
     assert attacked.exact.gain >= LEAST_GAIN
-    check(name, attacked, NEXT_TOKEN, record)
+    # The probe's own box is first asked once more for what the other has answered.
+    check(name, attacked, BEFORE, record)
 
     # The defence is that the probe asks a box of its own.
     found: list[Leak] = []
