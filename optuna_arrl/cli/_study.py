@@ -32,6 +32,14 @@ class BadInput(click.ClickException):
     exit_code = 2
 
 
+class NoStorage(BadInput):
+    """The file of a storage is not there yet."""
+
+    def __init__(self, url: str, path: Path) -> None:
+        super().__init__(f"There is no storage {url} yet: start a study with `arrl run`.")
+        self.path = path
+
+
 @contextmanager
 def bad_input(*errors: type[Exception]) -> Iterator[None]:
     """Turn exceptions that speak of the user's input into :class:`BadInput`.
@@ -118,6 +126,23 @@ def open_storage(url: str, *, create: bool) -> BaseStorage:
         return optuna.storages.get_storage(url)
 
 
+def find_storage(url: str) -> BaseStorage | None:
+    """Open a storage if it is there, and make nothing.
+
+    Returns:
+        The storage; :obj:`None` where its file is yet to be made, and can be by its name.
+
+    Raises:
+        BadInput:
+            When it cannot be opened, or could not be made.
+    """
+    try:
+        return open_storage(url, create=False)
+    except NoStorage as missing:
+        _check_file(url, missing.path, create=True)
+        return None
+
+
 @contextmanager
 def _opening(url: str, *errors: type[Exception]) -> Iterator[None]:
     try:
@@ -190,4 +215,4 @@ def _check_file(url: str, path: Path, *, create: bool) -> None:
         if not path.absolute().parent.is_dir():
             raise BadInput(f"The storage {url} cannot be made: {path.parent} is not a folder.")
     elif not path.is_file():
-        raise BadInput(f"There is no storage {url} yet: start a study with `arrl run`.")
+        raise NoStorage(url, path)

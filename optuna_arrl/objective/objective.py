@@ -332,6 +332,25 @@ class TrainScriptObjective:
             raise ValueError(f"{self.target} has no active slot {', '.join(sorted(unknown))}.")
         return self._ready().runner.run(self.script.render(params), seed=seed)
 
+    def get_ready(self) -> None:
+        """Prepare the corpus and try the sandbox now, instead of with the first trial.
+
+        Whatever would keep every trial from running here is raised, before there is a study.
+
+        Raises:
+            CorpusError:
+                The corpus cannot be used.
+            FrozenSetChanged:
+                What was prepared from it is damaged.
+            SandboxUnavailable:
+                No sandbox holds on this machine.
+            MachineFault:
+                The speed of this machine could not be measured.
+            OSError:
+                The cache cannot be written.
+        """
+        self._ready()
+
     def close(self) -> None:
         """End the boxes that wait for a next trial. The objective can still be used."""
         with self._lock:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 from pathlib import Path
 import re
 from typing import Any
@@ -15,9 +16,14 @@ from optuna.trial import TrialState
 from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
 import pytest
 
+from optuna_arrl.cli._study import open_storage
+from optuna_arrl.cli._study import study_names
 from optuna_arrl.figures import BEST_SO_FAR_ID
 from optuna_arrl.figures import POLICY_ID
+from optuna_arrl.frozen_env.corpus import CorpusError
+from optuna_arrl.frozen_env.prepare import FrozenSetChanged
 from optuna_arrl.objective.boxes import MachineFault
+from optuna_arrl.objective.sandbox import SandboxUnavailable
 from optuna_arrl.trajectory import BASELINE_KEY
 from optuna_arrl.trajectory import MANIFEST_KEY
 from optuna_arrl.trajectory import Outcome
@@ -245,13 +251,8 @@ def test_ctrl_c_before_the_first_score_is_clean_too(arrl: Arrl, fake: FakeObject
     )
 
 
-def test_ctrl_c_during_set_up_is_clean_too(
-    arrl: Arrl, fake: FakeObjective, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupt(study: optuna.Study) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(fake, "enqueue_baseline", interrupt)
+def test_ctrl_c_during_set_up_is_clean_too(arrl: Arrl, fake: FakeObjective) -> None:
+    fake.unready = KeyboardInterrupt()
     result = arrl(*RUN, "--until", 5)
     assert result.exit_code == 130
     assert "Traceback" not in result.output
@@ -343,7 +344,42 @@ def test_missing_package_of_a_sampler_is_named_with_its_pip_line(
     assert f"pip install {package}" in result.output
 
 
-def test_target_that_cannot_be_searched_leaves_no_storage(arrl: Arrl, folder: Path) -> None:
+@pytest.mark.parametrize("args", [("broken.py",), ("--corpus", "nowhere"), ("--activate", "X")])
+def test_refused_input_leaves_no_storage(arrl: Arrl, folder: Path, args: tuple[str, ...]) -> None:
     (folder / "broken.py").write_text("def build_model(:\n")
-    assert arrl("run", "broken.py").exit_code == 2
-    assert not (folder / "arrl.db").exists()
+    assert arrl("run", *args, "--profile", "cpu", "--trials", 1).exit_code == 2
+    assert os.listdir(folder) == ["broken.py"]
+
+
+@pytest.mark.parametrize(
+    ("unready", "code", "sentence"),
+    [
+        (CorpusError("The corpus is too small."), 2, "The corpus is too small."),
+        (SandboxUnavailable("No sandbox holds."), 2, "No sandbox holds."),
+        (FrozenSetChanged("X is damaged."), 2, "X is damaged."),
+        (
+            MachineFault("its speed is unknown"),
+            1,
+            "The machine failed before the first trial: its speed is unknown.",
+        ),
+    ],
+)
+@pytest.mark.parametrize("url", ["sqlite:///arrl.db", "arrl.log"])
+def test_machine_that_is_not_ready_is_one_sentence_and_leaves_no_study(
+    arrl: Arrl,
+    fake: FakeObjective,
+    folder: Path,
+    unready: Exception,
+    code: int,
+    sentence: str,
+    url: str,
+) -> None:
+    fake.unready = unready
+    result = arrl(*RUN, "--trials", 1, "--storage", url)
+    assert result.exit_code == code
+    assert result.output.splitlines() == [f"Error: {sentence}"]
+    assert os.listdir(folder) == []
+
+    optuna.create_study(storage=open_storage(url, create=True), study_name="other")
+    assert arrl(*RUN, "--trials", 1, "--storage", url, "--study", "new").exit_code == code
+    assert study_names(open_storage(url, create=False)) == ["other"]
