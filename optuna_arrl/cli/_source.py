@@ -122,6 +122,8 @@ def _script_of(study: Study, trial: FrozenTrial, target: Path | None, *, lost: s
 
 def write_diff(diff: str) -> None:
     """Write a diff to stdout: coloured on a terminal, byte by byte for ``git apply`` elsewhere."""
+    if not diff:
+        click.echo("No difference: this is the unmodified script.", err=True)
     if sys.stdout.isatty():
         from rich.console import Console
 

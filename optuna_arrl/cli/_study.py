@@ -67,6 +67,7 @@ def study_options(command: _Command) -> _Command:
         "storage_url",
         metavar="URL",
         default=DEFAULT_STORAGE,
+        callback=_not_empty,
         show_default=True,
         help="Where studies live: a database URL, or a journal file (NAME.log).",
     )(command)
@@ -74,7 +75,7 @@ def study_options(command: _Command) -> _Command:
 
 def _not_empty(_: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
     if value is not None and not value.strip():
-        raise BadInput(f"{parameter.opts[0]} needs a name.")
+        raise BadInput(f"{parameter.opts[0]} is empty: give it a value, or leave it out.")
     return value
 
 

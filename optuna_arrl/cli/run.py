@@ -16,6 +16,7 @@ from optuna_arrl.cli._study import BadInput
 from optuna_arrl.cli._study import command_line
 from optuna_arrl.cli._study import find_storage
 from optuna_arrl.cli._study import open_storage
+from optuna_arrl.cli._study import shown_url
 from optuna_arrl.cli._study import study_names
 from optuna_arrl.cli._study import study_options
 
@@ -86,7 +87,7 @@ finished; the same command goes on. Two runs on one storage share a study.
     "--activate",
     multiple=True,
     metavar="NAME",
-    help="Search the literal NAME too; may be given more than once.",
+    help="Search the literal NAME of `arrl slots` too; may be given more than once.",
 )
 @click.option(
     "--sandbox",
@@ -179,9 +180,12 @@ def run(
             _draw(console, study)
         _summarise(console, study, objective, storage_url)
     if interrupted:
-        console.print("Stopped. Nothing finished is lost; this goes on from here:")
         ran = progress.ran if progress is not None else 0
-        _say(console, f"  {_resume_line(ctx, ran)}")
+        if trials is not None and ran >= trials:
+            console.print("Stopped after the last trial; nothing is lost.")
+        else:
+            console.print("Stopped. Nothing finished is lost; this goes on from here:")
+            _say(console, f"  {_resume_line(ctx, ran)}")
         ctx.exit(_EXIT_INTERRUPTED)
     if fault is not None:
         raise click.ClickException(fault)
@@ -237,8 +241,9 @@ def make_objective(
 ) -> TrainScriptObjective:
     """Return the objective for a target; what a user can get wrong about it is `BadInput`."""
     from optuna_arrl.objective.objective import TrainScriptObjective
+    from optuna_arrl.objective.sandbox import SandboxUnavailable
 
-    with bad_input(ValueError, OSError):
+    with bad_input(ValueError, OSError, SandboxUnavailable):
         objective = TrainScriptObjective(
             target,
             profile=profile,
@@ -421,6 +426,8 @@ def _resume_line(ctx: click.Context, ran: int) -> str:
         given = ctx.params[name]
         if name == "trials":
             given -= ran
+        elif name == "storage_url":
+            given = shown_url(given)
         for value in given if isinstance(given, tuple) else (given,):
             words += (
                 [str(value)]

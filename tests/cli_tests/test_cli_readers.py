@@ -107,6 +107,7 @@ def test_diff_of_the_baseline_is_empty(arrl: Arrl, study: optuna.Study) -> None:
     result = arrl("diff", 0)
     assert result.exit_code == 0
     assert result.stdout == ""
+    assert result.stderr == "No difference: this is the unmodified script.\n"
 
 
 def test_script_is_made_again_where_artifacts_are_lost(

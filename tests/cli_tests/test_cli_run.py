@@ -24,6 +24,7 @@ from optuna_arrl.frozen_env.corpus import CorpusError
 from optuna_arrl.frozen_env.prepare import FrozenSetChanged
 from optuna_arrl.objective.boxes import MachineFault
 from optuna_arrl.objective.sandbox import SandboxUnavailable
+from optuna_arrl.script import Script
 from optuna_arrl.trajectory import BASELINE_KEY
 from optuna_arrl.trajectory import MANIFEST_KEY
 from optuna_arrl.trajectory import Outcome
@@ -73,6 +74,21 @@ def test_first_trial_is_the_baseline_and_runs_once(arrl: Arrl, fake: FakeObjecti
     baselines = [bool(t.system_attrs.get(BASELINE_KEY)) for t in _study().trials]
     assert baselines == [True, False]
     assert _study().trials[0].params == {"LR": 0.1, "DEPTH": 3}
+
+
+def test_every_name_that_slots_lists_can_be_activated(arrl: Arrl, folder: Path) -> None:
+    (folder / "mine.py").write_text(
+        f"{SOURCE}\n\ndef rest(x=0.5, *, name='a'):\n    return x * 3\n"
+    )
+    listed = arrl("slots", "mine.py").stdout.splitlines()
+    assert listed[:2] == ["* LR = 0.1  (line 1)", "* DEPTH = 3  (line 2)"]
+    names = [line[2:].split(" = ")[0] for line in listed]
+    assert {line[0] for line in listed[2:]} == {" "}
+    assert set(Script((folder / "mine.py").read_text(), activate=names).active) == set(names)
+
+    result = arrl("run", "mine.py", "--profile", "cpu", "--activate", "FOO")
+    assert f"'FOO' is none of the {len(names)} slots of this script" in result.output
+    assert "`arrl slots` lists" in result.output
 
 
 def test_oracle_is_asked_before_the_first_trial(arrl: Arrl, fake: FakeObjective) -> None:
@@ -241,6 +257,31 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(
     assert sum(t.state == TrialState.COMPLETE for t in _study().trials) == 5
 
 
+def test_ctrl_c_after_the_last_trial_asks_for_no_more(
+    arrl: Arrl, fake: FakeObjective, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save_figures(study: optuna.Study, trial: Any = None) -> None:
+        if trial is not None:  # as a callback, after the bar
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("optuna_arrl.figures.save_figures", save_figures)
+    result = arrl(*RUN, "--trials", 1)
+    assert result.exit_code == 130
+    assert result.output.splitlines()[-1] == "Stopped after the last trial; nothing is lost."
+
+
+def test_ctrl_c_does_not_print_a_password(
+    arrl: Arrl, fake: FakeObjective, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module("optuna_arrl.cli.run")
+    monkeypatch.setattr(module, "find_storage", lambda url: None)
+    fake.unready = KeyboardInterrupt()
+    result = arrl(*RUN, "--storage", "postgresql://me:secret@nowhere.invalid/db")
+    assert result.exit_code == 130
+    assert "--storage 'postgresql://me:***@nowhere.invalid/db'" in result.output
+    assert "secret" not in result.output
+
+
 def test_ctrl_c_before_the_first_score_is_clean_too(arrl: Arrl, fake: FakeObjective) -> None:
     fake.events = [KeyboardInterrupt()]
     result = arrl(*RUN, "--until", 5)
@@ -303,6 +344,8 @@ def test_study_made_under_other_conditions_is_refused(arrl: Arrl, fake: FakeObje
         (["--sampler", "magic"], "'magic' is not one of"),
         (["--profile", "tpu"], "'tpu' is not one of"),
         (["--storage", "study.db"], "write sqlite:///study.db"),
+        (["--storage", ""], "--storage is empty"),
+        (["--study", " "], "--study is empty"),
         (["--storage", "nosuch://x"], "cannot be opened"),
         (["--storage", "redis://x"], "cannot be opened"),
         (["--storage", "sqlite:///no/such/folder/x.db"], "is not a folder"),
