@@ -119,7 +119,7 @@ def test_activate_adds_slots_by_name():
 def test_activating_an_unknown_name_suggests_close_ones():
     with pytest.raises(
         ValueError,
-        match=r"'DEPHT' is none of the .* slots of this script, which .* lists; did you mean 'DEPT",
+        match=r"'DEPHT' is none of the .* slots .*; did you mean 'DEPT",
     ):
         Script("DEPTH = 2\n", activate=["DEPHT"])
 
