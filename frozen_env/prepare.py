@@ -31,7 +31,14 @@ from .profiles import PROFILES
 from .tokenizer import Tokenizer
 
 
-__all__ = ["FrozenSetChanged", "Prepared", "default_cache", "frozen_sources", "prepare"]
+__all__ = [
+    "FrozenSetChanged",
+    "Prepared",
+    "default_cache",
+    "find_prepared",
+    "frozen_sources",
+    "prepare",
+]
 
 _FORMAT = 2
 # No model that has not seen the validation text reaches this share of what a strong compressor
@@ -117,19 +124,8 @@ def prepare(
             (:class:`~optuna_arrl.frozen_env.corpus.CorpusError`).
         OSError: The cache cannot be written.
     """
-    if isinstance(profile, str):
-        if profile not in PROFILES:
-            raise ValueError(f"Unknown profile {profile!r}: choose one of {', '.join(PROFILES)}.")
-        profile = PROFILES[profile]
-    if corpus is not None and not Path(corpus).is_dir():
-        raise CorpusError(f"{corpus} is not a folder: name a folder that holds .txt files.")
-    source = embedded_corpus() if corpus is None else folder_corpus(Path(corpus))
-    identity = hashlib.sha256(
-        json.dumps([_FORMAT, profile.vocab_size, source.train, source.validation, source.test])
-        .encode("utf-8")
-    ).hexdigest()  # fmt: skip
-    name = source.name.replace(":", "-")
-    root = Path(cache or default_cache()) / f"{name}-{profile.vocab_size}-{identity[:12]}"
+    profile, source = _named(profile), _read(corpus)
+    root = _root(profile, source, cache)
     existing = _load(root, profile)
     if existing is not None:
         return existing
@@ -156,6 +152,43 @@ def prepare(
     if prepared is None:
         raise FrozenSetChanged(f"{root} could not be prepared: delete it and try again.")
     return prepared
+
+
+def find_prepared(
+    profile: str | Profile = "cpu",
+    *,
+    corpus: str | Path | None = None,
+    cache: str | Path | None = None,
+) -> Prepared | None:
+    """Return what :func:`prepare` would use again, :obj:`None` where it would begin anew."""
+    profile = _named(profile)
+    return _load(_root(profile, _read(corpus), cache), profile)
+
+
+def _named(profile: str | Profile) -> Profile:
+    if isinstance(profile, Profile):
+        return profile
+    if profile not in PROFILES:
+        raise ValueError(f"Unknown profile {profile!r}: choose one of {', '.join(PROFILES)}.")
+    return PROFILES[profile]
+
+
+def _read(corpus: str | Path | None) -> Corpus:
+    if corpus is None:
+        return embedded_corpus()
+    if not Path(corpus).is_dir():
+        raise CorpusError(f"{corpus} is not a folder: name a folder that holds .txt files.")
+    return folder_corpus(Path(corpus))
+
+
+def _root(profile: Profile, source: Corpus, cache: str | Path | None) -> Path:
+    """Return the folder that holds this corpus, prepared in this format for this profile."""
+    identity = hashlib.sha256(
+        json.dumps([_FORMAT, profile.vocab_size, source.train, source.validation, source.test])
+        .encode("utf-8")
+    ).hexdigest()  # fmt: skip
+    name = source.name.replace(":", "-")
+    return Path(cache or default_cache()) / f"{name}-{profile.vocab_size}-{identity[:12]}"
 
 
 def _write(folder: Path, corpus: Corpus, profile: Profile) -> None:

@@ -16,6 +16,7 @@ from optuna_arrl.cli.doctor import doctor
 from optuna_arrl.cli.prepare import prepare
 from optuna_arrl.cli.pretrain import pretrain
 from optuna_arrl.cli.run import run
+from optuna_arrl.cli.slots import slots
 from optuna_arrl.cli.status import status
 
 
@@ -46,5 +47,5 @@ def main() -> None:
     """
 
 
-for _command in (run, status, best, diff, dashboard, prepare, doctor, pretrain):
+for _command in (run, status, best, diff, dashboard, slots, prepare, doctor, pretrain):
     main.add_command(_command)

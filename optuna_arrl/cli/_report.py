@@ -12,6 +12,7 @@ from rich.text import Text
 
 from optuna_arrl.noise import baseline
 from optuna_arrl.noise import scored_trials
+from optuna_arrl.trajectory import MANIFEST_KEY
 from optuna_arrl.trajectory import OUTCOME_KEY
 from optuna_arrl.trajectory import REUSED_FROM_KEY
 
@@ -95,10 +96,16 @@ def print_diff(console: Console, diff: str) -> None:
         console.print(Text(line, style=style), soft_wrap=True)
 
 
-def score_line(trial: FrozenTrial, base: FrozenTrial | None) -> str:
+def score_name(study: Study) -> str:
+    """Return what a study's value is called: ``val_bpb`` where it is of a training script."""
+    attrs = study._storage.get_study_system_attrs(study._study_id)
+    return "val_bpb" if MANIFEST_KEY in attrs else "value"
+
+
+def score_line(trial: FrozenTrial, base: FrozenTrial | None, name: str = "val_bpb") -> str:
     """Return a trial's score beside the baseline's in one line."""
     assert trial.value is not None
-    text = f"trial {trial.number}, val_bpb {trial.value:.4f}"
+    text = f"trial {trial.number}, {name} {trial.value:.4f}"
     if base is None or base.value is None:
         return f"{text} (no baseline)"
     if trial.number == base.number:

@@ -97,13 +97,24 @@ def _script_of(study: Study, trial: FrozenTrial, target: Path | None, *, lost: s
     from optuna_arrl.trajectory import MANIFEST_KEY
     from optuna_arrl.trajectory import OUTCOME_KEY
 
-    manifest = study._storage.get_study_system_attrs(study._study_id).get(MANIFEST_KEY, {})
+    if not trial.state.is_finished():
+        raise BadInput(
+            f"Trial {trial.number} of study '{study.study_name}' has not ended yet: there is no "
+            "script of it before."
+        )
+    manifest = study._storage.get_study_system_attrs(study._study_id).get(MANIFEST_KEY)
+    if manifest is None:
+        raise BadInput(f"Study '{study.study_name}' edits no script, so there is none to show.")
+    if OUTCOME_KEY not in trial.user_attrs:
+        raise BadInput(
+            f"Trial {trial.number} of study '{study.study_name}' was lost before its end: it left "
+            "no script."
+        )
     path = target or _SHIPPED_TARGET
     content = path.read_bytes()
-    known = hashlib.sha256(content).hexdigest() == manifest.get("target")
-    if not known or OUTCOME_KEY not in trial.user_attrs:
-        hint = " (or name the script that the study edits with --target)" if not known else ""
-        raise BadInput(lost.removesuffix(".") + hint + ".")
+    if hashlib.sha256(content).hexdigest() != manifest.get("target"):
+        hint = " (or name the script that the study edits with --target)."
+        raise BadInput(lost.removesuffix(".") + hint)
     source = content.decode("utf-8")
     searched = [slot.name for slot in Script(source).slots if slot.param_name in trial.params]
     return Script(source, activate=searched)
@@ -111,6 +122,8 @@ def _script_of(study: Study, trial: FrozenTrial, target: Path | None, *, lost: s
 
 def write_diff(diff: str) -> None:
     """Write a diff to stdout: coloured on a terminal, byte by byte for ``git apply`` elsewhere."""
+    if not diff:
+        click.echo("No difference: this is the unmodified script.", err=True)
     if sys.stdout.isatty():
         from rich.console import Console
 

@@ -32,6 +32,14 @@ class BadInput(click.ClickException):
     exit_code = 2
 
 
+class NoStorage(BadInput):
+    """The file of a storage is not there yet."""
+
+    def __init__(self, url: str, path: Path) -> None:
+        super().__init__(f"There is no storage {url} yet: start a study with `arrl run`.")
+        self.path = path
+
+
 @contextmanager
 def bad_input(*errors: type[Exception]) -> Iterator[None]:
     """Turn exceptions that speak of the user's input into :class:`BadInput`.
@@ -59,6 +67,7 @@ def study_options(command: _Command) -> _Command:
         "storage_url",
         metavar="URL",
         default=DEFAULT_STORAGE,
+        callback=_not_empty,
         show_default=True,
         help="Where studies live: a database URL, or a journal file (NAME.log).",
     )(command)
@@ -66,7 +75,7 @@ def study_options(command: _Command) -> _Command:
 
 def _not_empty(_: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
     if value is not None and not value.strip():
-        raise BadInput(f"{parameter.opts[0]} needs a name.")
+        raise BadInput(f"{parameter.opts[0]} is empty: give it a value, or leave it out.")
     return value
 
 
@@ -116,6 +125,23 @@ def open_storage(url: str, *, create: bool) -> BaseStorage:
                 )
             _check_file(url, Path(parsed.database), create=create)
         return optuna.storages.get_storage(url)
+
+
+def find_storage(url: str) -> BaseStorage | None:
+    """Open a storage if it is there, and make nothing.
+
+    Returns:
+        The storage; :obj:`None` where its file is yet to be made, and can be by its name.
+
+    Raises:
+        BadInput:
+            When it cannot be opened, or could not be made.
+    """
+    try:
+        return open_storage(url, create=False)
+    except NoStorage as missing:
+        _check_file(url, missing.path, create=True)
+        return None
 
 
 @contextmanager
@@ -190,4 +216,4 @@ def _check_file(url: str, path: Path, *, create: bool) -> None:
         if not path.absolute().parent.is_dir():
             raise BadInput(f"The storage {url} cannot be made: {path.parent} is not a folder.")
     elif not path.is_file():
-        raise BadInput(f"There is no storage {url} yet: start a study with `arrl run`.")
+        raise NoStorage(url, path)

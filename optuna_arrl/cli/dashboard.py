@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import click
 
-from optuna_arrl.cli._study import bad_input
 from optuna_arrl.cli._study import BadInput
 from optuna_arrl.cli._study import open_study
 from optuna_arrl.cli._study import study_options
@@ -41,8 +40,11 @@ def dashboard(port: int, host: str, storage_url: str, study_name: str | None) ->
     from optuna_arrl.figures import save_figures
     from optuna_arrl.objective.records import artifact_store_of
 
-    with bad_input(LookupError):
+    try:
         store = artifact_store_of(study)
+    except LookupError as error:  # curves and figures are in the study itself
+        click.echo(f"{error} Shown without artifacts.", err=True)
+        store = None
     save_figures(study)
     click.echo(f"http://{host}:{port}/dashboard/studies/{study._study_id} (Ctrl-C stops)")
     try:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from optuna_arrl.cli._study import BadInput
-from optuna_arrl.cli._study import open_storage
+from optuna_arrl.cli._study import find_storage
 from optuna_arrl.cli._study import shown_url
 from optuna_arrl.cli._study import study_names
 from optuna_arrl.cli._study import study_options
@@ -58,6 +58,14 @@ def doctor(storage_url: str, study_name: str | None) -> None:
 
 
 def _findings(profile: Profile, storage_url: str, study_name: str | None) -> Iterator[_Finding]:
+    from optuna_arrl.objective.sandbox import check_platform
+    from optuna_arrl.objective.sandbox import SandboxUnavailable
+
+    try:
+        check_platform()
+    except SandboxUnavailable as error:
+        yield _Finding(False, "system", str(error))
+        return  # the rest asks Linux
     yield _device(profile)
     yield _cores(profile)
     yield _memory(profile)
@@ -124,11 +132,12 @@ def _box() -> _Finding:
 
 def _corpus(profile: Profile) -> _Finding:
     from optuna_arrl.frozen_env.prepare import default_cache
+    from optuna_arrl.frozen_env.prepare import find_prepared
 
     cache = default_cache()
-    found = sorted(cache.glob(f"*-{profile.vocab_size}-*/manifest.json"))
-    if found:
-        return _Finding(True, "corpus", f"prepared in {found[0].parent}")
+    prepared = find_prepared(profile)
+    if prepared is not None:
+        return _Finding(True, "corpus", f"prepared in {prepared.root}")
     # Tried: root may write by its rights where a file system has no files made.
     with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=_nearest(cache)):
         return _Finding(True, "corpus", "not prepared yet; `arrl run` or `arrl prepare` does it")
@@ -139,11 +148,12 @@ def _corpus(profile: Profile) -> _Finding:
 
 def _storage(url: str, study_name: str | None) -> _Finding:
     try:
-        names = study_names(open_storage(url, create=False))
+        storage = find_storage(url)
     except BadInput as error:
-        if url.startswith("sqlite") and "There is no storage" in error.message:
-            return _Finding(True, "storage", f"{url} is not there yet; `arrl run` makes it")
         return _Finding(False, "storage", error.message, "Give another one with --storage URL.")
+    if storage is None:
+        return _Finding(True, "storage", f"{url} is not there yet; `arrl run` makes it")
+    names = study_names(storage)
     if study_name is not None and study_name not in names:
         return _Finding(True, "storage", f"{shown_url(url)} has no study '{study_name}' yet")
     return _Finding(True, "storage", f"{shown_url(url)}, studies: {len(names)}")

@@ -44,7 +44,7 @@ def prepare(profile: str | None, corpus: Path | None) -> None:
     from optuna_arrl.objective.machine import default_profile
 
     name = profile or default_profile()
-    with bad_input(CorpusError, OSError):
+    with bad_input(CorpusError, frozen.FrozenSetChanged, OSError):
         prepared = frozen.prepare(name, corpus=corpus)
     click.echo(
         f"Profile {name}: {prepared.manifest['train_tokens']:,} training tokens of "

@@ -14,13 +14,16 @@ from click.core import ParameterSource
 from optuna_arrl.cli._study import bad_input
 from optuna_arrl.cli._study import BadInput
 from optuna_arrl.cli._study import command_line
+from optuna_arrl.cli._study import find_storage
 from optuna_arrl.cli._study import open_storage
+from optuna_arrl.cli._study import shown_url
 from optuna_arrl.cli._study import study_names
 from optuna_arrl.cli._study import study_options
 
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
+    from optuna.storages import BaseStorage
     from optuna.study import Study
     from optuna.trial import FrozenTrial
     from rich.console import Console
@@ -84,7 +87,7 @@ finished; the same command goes on. Two runs on one storage share a study.
     "--activate",
     multiple=True,
     metavar="NAME",
-    help="Search the literal NAME too; may be given more than once.",
+    help="Search the literal NAME of `arrl slots` too; may be given more than once.",
 )
 @click.option(
     "--sandbox",
@@ -132,6 +135,7 @@ def run(
     from rich.console import Console
 
     from optuna_arrl.cli import _progress
+    from optuna_arrl.objective.manifest import ManifestMismatch
 
     if trials is not None and until is not None:
         raise BadInput("Give --trials or --until, not both.")
@@ -151,13 +155,19 @@ def run(
             corpus=corpus,
             sandbox=sandbox,
         )
+        storage = find_storage(storage_url)
         if study_name is None:
             study_name = "arrl" if target is None else target.stem
-            study_name = _study_of(storage_url, objective) or study_name
+            study_name = _study_of(storage, objective) or study_name
+        _check_directions(storage, study_name)
+        # All that may refuse comes before the study: one without a trial would be in the way of
+        # the next.
+        with console.status("preparing the frozen environment"):
+            _get_ready(objective)
         study = _create_study(storage_url, study_name)
         study.sampler = make_sampler(sampler_name, seed, begun=len(study.trials))
-        with console.status("preparing the frozen environment"):
-            _enqueue_baseline(objective, study)
+        with bad_input(ManifestMismatch, OSError):
+            objective.enqueue_baseline(study)
         progress = _progress.TrialProgress(console, study, more=trials, until=until)
         fault = _optimize(console, study, objective, progress, trials=trials, until=until)
     except KeyboardInterrupt:
@@ -170,9 +180,12 @@ def run(
             _draw(console, study)
         _summarise(console, study, objective, storage_url)
     if interrupted:
-        console.print("Stopped. Nothing finished is lost; this goes on from here:")
         ran = progress.ran if progress is not None else 0
-        _say(console, f"  {_resume_line(ctx, ran)}")
+        if trials is not None and ran >= trials:
+            console.print("Stopped after the last trial; nothing is lost.")
+        else:
+            console.print("Stopped. Nothing finished is lost; this goes on from here:")
+            _say(console, f"  {_resume_line(ctx, ran)}")
         ctx.exit(_EXIT_INTERRUPTED)
     if fault is not None:
         raise click.ClickException(fault)
@@ -228,8 +241,9 @@ def make_objective(
 ) -> TrainScriptObjective:
     """Return the objective for a target; what a user can get wrong about it is `BadInput`."""
     from optuna_arrl.objective.objective import TrainScriptObjective
+    from optuna_arrl.objective.sandbox import SandboxUnavailable
 
-    with bad_input(ValueError, OSError):
+    with bad_input(ValueError, OSError, SandboxUnavailable):
         objective = TrainScriptObjective(
             target,
             profile=profile,
@@ -262,30 +276,35 @@ def _tone_down() -> None:
 def _create_study(storage_url: str, name: str) -> Study:
     import optuna
 
-    storage = open_storage(storage_url, create=True)
-    study = optuna.create_study(
+    return optuna.create_study(
         study_name=name,
-        storage=storage,
+        storage=open_storage(storage_url, create=True),
         load_if_exists=True,
         pruner=optuna.pruners.NopPruner(),  # Optuna's default would judge by training curves
     )
-    if study.directions != [optuna.study.StudyDirection.MINIMIZE]:
+
+
+def _check_directions(storage: BaseStorage | None, name: str) -> None:
+    from optuna.study import StudyDirection
+
+    if storage is None or name not in study_names(storage):
+        return
+    study_id = storage.get_study_id_from_name(name)
+    if storage.get_study_directions(study_id) != [StudyDirection.MINIMIZE]:
         raise BadInput(
             f"Study '{name}' does not minimise one value as val_bpb needs: "
             "start another one with --study NAME."
         )
-    return study
 
 
-def _study_of(storage_url: str, objective: TrainScriptObjective) -> str | None:
+def _study_of(storage: BaseStorage | None, objective: TrainScriptObjective) -> str | None:
     """Return the name of the only study in a storage, if it edits the same script."""
     from hashlib import sha256
 
     from optuna_arrl.trajectory import MANIFEST_KEY
 
-    storage = open_storage(storage_url, create=True)
-    names = study_names(storage)
-    if len(names) != 1:
+    names = study_names(storage) if storage is not None else []
+    if storage is None or len(names) != 1:
         return None
     attrs = storage.get_study_system_attrs(storage.get_study_id_from_name(names[0]))
     edited = attrs.get(MANIFEST_KEY, {}).get("target")
@@ -293,13 +312,19 @@ def _study_of(storage_url: str, objective: TrainScriptObjective) -> str | None:
     return names[0] if edited in (None, here) else None
 
 
-def _enqueue_baseline(objective: TrainScriptObjective, study: Study) -> None:
+def _get_ready(objective: TrainScriptObjective) -> None:
     from optuna_arrl.frozen_env.corpus import CorpusError
-    from optuna_arrl.objective.manifest import ManifestMismatch
+    from optuna_arrl.frozen_env.prepare import FrozenSetChanged
+    from optuna_arrl.objective.boxes import MachineFault
     from optuna_arrl.objective.sandbox import SandboxUnavailable
 
-    with bad_input(CorpusError, ManifestMismatch, SandboxUnavailable, OSError):
-        objective.enqueue_baseline(study)
+    try:
+        with bad_input(CorpusError, FrozenSetChanged, SandboxUnavailable, OSError):
+            objective.get_ready()
+    except MachineFault as fault:
+        raise click.ClickException(
+            f"The machine failed before the first trial: {fault}."
+        ) from fault
 
 
 def _optimize(
@@ -401,6 +426,8 @@ def _resume_line(ctx: click.Context, ran: int) -> str:
         given = ctx.params[name]
         if name == "trials":
             given -= ran
+        elif name == "storage_url":
+            given = shown_url(given)
         for value in given if isinstance(given, tuple) else (given,):
             words += (
                 [str(value)]

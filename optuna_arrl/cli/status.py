@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from optuna_arrl.cli._study import bad_input
 from optuna_arrl.cli._study import open_study
 from optuna_arrl.cli._study import shown_url
 from optuna_arrl.cli._study import study_options
@@ -36,8 +37,9 @@ def status(storage_url: str, study_name: str | None) -> None:
     Trials by outcome, best score, noise, policy version, time, and what ended it.
     """
     study = open_study(storage_url, study_name)
+    lines = _lines(study)
     click.echo(f"{'study':<14}{study.study_name} in {shown_url(storage_url)}")
-    for label, text in _lines(study):
+    for label, text in lines:
         click.echo(f"{label:<14}{text}")
 
 
@@ -46,6 +48,7 @@ def _lines(study: Study) -> list[tuple[str, str]]:
     from optuna_arrl.cli._report import duration
     from optuna_arrl.cli._report import outcome_of
     from optuna_arrl.cli._report import score_line
+    from optuna_arrl.cli._report import score_name
     from optuna_arrl.policy_store import open_policy_store
     from optuna_arrl.policy_store import study_key
     from optuna_arrl.trajectory import POLICY_VERSION_KEY
@@ -59,11 +62,13 @@ def _lines(study: Study) -> list[tuple[str, str]]:
     counts = ", ".join(f"{count} {name}" for name, count in outcomes.most_common())
     lines = [("trials", f"{len(finished)} finished" + (f" ({counts})" if counts else ""))]
 
-    base = noise.baseline(study)
+    name = score_name(study)
+    with bad_input(ValueError):  # of several objectives
+        base = noise.baseline(study)
     if base is not None:
-        lines.append(("baseline", score_line(base, None).removesuffix(" (no baseline)")))
+        lines.append(("baseline", score_line(base, None, name).removesuffix(" (no baseline)")))
     try:
-        lines.append(("best", score_line(noise.best(study), base)))
+        lines.append(("best", score_line(noise.best(study), base, name)))
     except ValueError:
         lines.append(("best", "no score yet"))
     lines.append(("noise", f"{noise.repeat_noise(study):.2g} (one repeat of the same edit, ±)"))

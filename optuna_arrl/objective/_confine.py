@@ -3,9 +3,9 @@
     python -I -S _confine.py CONFIG COMMAND...
 
 CONFIG is one line of JSON: ``landlock`` (null, or the lists ``read``, ``names``, ``write`` and
-``devices`` of paths), ``unix_sockets``, ``file_bytes`` and ``processes``. This program is copied
-into the box and imports the standard library only. What it gives up cannot be taken back by the
-command or by anything that the command starts:
+``devices`` of paths), ``file_bytes`` and ``processes``. This program is copied into the box and
+imports the standard library only. What it gives up cannot be taken back by the command or by
+anything that the command starts:
 
 - resource limits: no core dumps, the size of a file, processes (not counted for root);
 - capabilities, and the power to gain any by executing a file;

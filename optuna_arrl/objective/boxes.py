@@ -9,7 +9,6 @@ import contextlib
 from contextlib import contextmanager
 import dataclasses
 from dataclasses import dataclass
-import fcntl
 import json
 import os
 from pathlib import Path
@@ -395,6 +394,8 @@ class SupervisedBox:
         return f"a box ended before any edited code ran: {words or self._end['returncode']}"
 
     def _pipe(self) -> tuple[int, int]:
+        import fcntl  # Windows has none, and is refused in a sentence by what imports this
+
         ends = os.pipe()
         with contextlib.suppress(OSError):  # fewer turns for megabytes of logits
             fcntl.fcntl(ends[0], fcntl.F_SETPIPE_SZ, _PIPE_BYTES)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-import fcntl
 import os
 from pathlib import Path
 import random
@@ -103,6 +102,8 @@ def start_lock(cores: list[int]) -> tuple[int, int] | None:
 
 def _lock(name: str, *, shared: bool = False, wait: bool = False) -> int | None:
     """Lock a file; returns its descriptor, or None if somebody else has it."""
+    import fcntl  # Windows has none, and is refused in a sentence by what imports this
+
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
         fd = os.open(_folder() / name, flags, 0o600)

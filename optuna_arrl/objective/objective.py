@@ -40,6 +40,7 @@ from optuna_arrl.objective.requeue import fail_orphans
 from optuna_arrl.objective.requeue import one_at_a_time
 from optuna_arrl.objective.requeue import requeue
 from optuna_arrl.objective.runner import TrialRunner
+from optuna_arrl.objective.sandbox import check_platform
 from optuna_arrl.objective.sandbox import SANDBOXES
 from optuna_arrl.script import normalised_hash
 from optuna_arrl.script import Script
@@ -102,7 +103,7 @@ class _Result:
     outcome: Outcome
     val_bpb: float | None = None
     reason: str = ""
-    sandbox: str | None = None
+    sandbox: str | None = None  # this and the next: where another trial ran it
     isolated: bool | None = None
     source: str | None = None
     measurement: Measurement | None = None
@@ -162,6 +163,8 @@ class TrainScriptObjective:
         ValueError:
             When the target is no Python script with ``build_model`` and ``train``, or an argument
             is out of range.
+        SandboxUnavailable:
+            When this is not Linux.
 
     Example:
 
@@ -192,6 +195,7 @@ class TrainScriptObjective:
         sandbox: str = "auto",
         artifact_store: ArtifactStore | None = None,
     ) -> None:
+        check_platform()
         if sandbox not in SANDBOXES:
             raise ValueError(
                 f"`sandbox` must be one of {', '.join(SANDBOXES)}, but got {sandbox!r}."
@@ -272,6 +276,10 @@ class TrainScriptObjective:
         try:
             _claim(trial)
             store = self._open(study)
+            sandbox = self._ready().runner.sandbox
+            # At once: whatever becomes of the trial, it says what it was to run in.
+            trial.set_user_attr(SANDBOX_KEY, sandbox.name)
+            trial.set_user_attr(ISOLATED_KEY, sandbox.isolated)
             if _is_superfluous_baseline(study, study._storage.get_trial(trial._trial_id)):
                 _logger.warning(f"Trial {trial.number} ends: another worker has the baseline.")
                 return math.nan
@@ -331,6 +339,25 @@ class TrainScriptObjective:
         if unknown:
             raise ValueError(f"{self.target} has no active slot {', '.join(sorted(unknown))}.")
         return self._ready().runner.run(self.script.render(params), seed=seed)
+
+    def get_ready(self) -> None:
+        """Prepare the corpus and try the sandbox now, instead of with the first trial.
+
+        Whatever would keep every trial from running here is raised, before there is a study.
+
+        Raises:
+            CorpusError:
+                The corpus cannot be used.
+            FrozenSetChanged:
+                What was prepared from it is damaged.
+            SandboxUnavailable:
+                No sandbox holds on this machine.
+            MachineFault:
+                The speed of this machine could not be measured.
+            OSError:
+                The cache cannot be written.
+        """
+        self._ready()
 
     def close(self) -> None:
         """End the boxes that wait for a next trial. The objective can still be used."""
@@ -557,8 +584,6 @@ def _result_from(measurement: Measurement, source: str) -> _Result:
         outcome=outcome,
         val_bpb=measurement.val_bpb if outcome == Outcome.COMPLETE else None,
         reason=reason,
-        sandbox=measurement.sandbox,
-        isolated=measurement.isolated,
         source=source,
         measurement=measurement,
     )

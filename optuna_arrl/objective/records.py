@@ -124,15 +124,18 @@ def artifact_store_of(study: Study) -> ArtifactStore:
 
     Raises:
         LookupError:
-            The study recorded no folder that this machine has.
+            The study recorded no folder, or one that this machine does not have.
     """
     folder = _readable_folder(study)
-    if folder is None:
-        raise LookupError(
-            f"Study '{study.study_name}' keeps its artifacts in {_recorded(study) or 'no folder'}"
-            ", which is not there: pass the store they were written to."
-        )
-    return FileSystemArtifactStore(folder)
+    if folder is not None:
+        return FileSystemArtifactStore(folder)
+    recorded = _recorded(study)
+    if recorded is None:
+        raise LookupError(f"Study '{study.study_name}' has recorded no folder of artifacts.")
+    raise LookupError(
+        f"Study '{study.study_name}' keeps its artifacts in {recorded}, which is not on this "
+        "machine: bring that folder here."
+    )
 
 
 def artifact_text(

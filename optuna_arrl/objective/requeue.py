@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from contextlib import contextmanager
 from contextlib import suppress
-import fcntl
 import os
 from typing import Any
 from typing import TYPE_CHECKING
@@ -47,6 +46,8 @@ def one_at_a_time(study: Study) -> Iterator[None]:
     if file is None:
         yield
         return
+    import fcntl  # Windows has none, and is refused in a sentence by what imports this
+
     folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         with suppress(OSError):  # some network file systems lock no folders

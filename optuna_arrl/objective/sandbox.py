@@ -39,6 +39,7 @@ __all__ = [
     "Sandbox",
     "SandboxUnavailable",
     "box_environment",
+    "check_platform",
     "choose_sandbox",
     "self_test",
 ]
@@ -253,6 +254,19 @@ _ISOLATING: tuple[type[Sandbox], ...] = (Bubblewrap, Landlock)
 SANDBOXES = ("auto", *(sandbox.name for sandbox in _ISOLATING), PlainProcess.name)
 
 
+def check_platform() -> None:
+    """Refuse a system that is not Linux: nothing of a box is there, nor its limits without one.
+
+    Raises:
+        SandboxUnavailable: This is not Linux; the message says how to go on.
+    """
+    if not sys.platform.startswith("linux"):
+        raise SandboxUnavailable(
+            f"Edited scripts run in a box that only Linux has, and this is {sys.platform}: use a "
+            "Linux machine, a Linux container or, on Windows, WSL 2."
+        )
+
+
 def choose_sandbox(name: str, *, secrets: Sequence[Path], readable: Path) -> Sandbox:
     """Return a sandbox that has been seen to hold on this machine, in this process.
 
@@ -271,11 +285,7 @@ def choose_sandbox(name: str, *, secrets: Sequence[Path], readable: Path) -> San
     """
     if name not in SANDBOXES:
         raise ValueError(f"`sandbox` must be one of {', '.join(SANDBOXES)}, but got {name!r}.")
-    if not sys.platform.startswith("linux"):
-        raise SandboxUnavailable(
-            f"Edited scripts run in a box that only Linux has, and this is {sys.platform}: use a "
-            "Linux machine, a Linux container or, on Windows, WSL 2."
-        )
+    check_platform()
     if name == PlainProcess.name:
         return PlainProcess()
     faults = {}

@@ -169,7 +169,9 @@ def _activated(slots: list[Slot], names: Collection[str]) -> tuple[Slot, ...]:
     by_name = {slot.name: slot for slot in slots}
     for name in names:
         if name not in by_name:
-            raise ValueError(_unknown(name, by_name, "is no slot of this script"))
+            count = sum(slot.searchable for slot in slots)
+            what = f"is none of the {count} slots of this script, which `arrl slots` lists"
+            raise ValueError(_unknown(name, by_name, what))
         if not by_name[name].searchable:
             raise ValueError(
                 f"{name!r} is a string and has nothing to choose from: put "

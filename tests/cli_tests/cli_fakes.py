@@ -45,16 +45,22 @@ def score(lr: float, depth: int) -> float:
 class FakeObjective:
     """Stands in for TrainScriptObjective; `events` says what happens at each call, in order.
 
-    An event is an exception to raise, or an outcome; without one a trial completes.
+    An event is an exception to raise, or an outcome; without one a trial completes. `unready` is
+    raised before there is a study.
     """
 
     target: Path = Path("train.py")
     events: list[Any] = field(default_factory=list)
+    unready: BaseException | None = None
     manifest: dict[str, Any] = field(default_factory=lambda: {"profile": {"repeat_noise": 1e-3}})
     script: Script = field(default_factory=lambda: Script(SOURCE))
 
     def close(self) -> None:
         pass
+
+    def get_ready(self) -> None:
+        if self.unready is not None:
+            raise self.unready
 
     def enqueue_baseline(self, study: optuna.Study) -> None:
         check_manifest(study, self.manifest)

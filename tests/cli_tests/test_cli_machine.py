@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 import random
 import subprocess
@@ -11,6 +12,9 @@ from cli_fakes import Arrl
 import optuna
 import psutil
 import pytest
+
+from optuna_arrl.frozen_env import prepare as frozen
+from optuna_arrl.frozen_env.corpus import folder_corpus
 
 
 @pytest.fixture
@@ -41,6 +45,16 @@ def test_prepare_says_what_it_made_and_makes_it_once(
     second = arrl("prepare", "--profile", "cpu", "--corpus", texts)
     assert second.output == first.output
     assert (made / "manifest.json").stat().st_mtime_ns == stamp
+
+
+def test_files_that_cannot_be_prepared_are_one_sentence(
+    arrl: Arrl, texts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frozen, "_load", lambda root, profile: None)
+    result = arrl("prepare", "--profile", "cpu", "--corpus", texts)
+    assert result.exit_code == 2
+    (line,) = result.output.splitlines()
+    assert line.endswith("could not be prepared: delete it and try again.")
 
 
 @pytest.mark.parametrize("make", [None, "file", "empty", "binary"])
@@ -88,12 +102,49 @@ def test_doctor_lists_what_the_machine_can_do(arrl: Arrl) -> None:
     assert "not prepared yet" in result.output
 
 
-def test_doctor_finds_study_and_corpus(arrl: Arrl, texts: Path) -> None:
-    arrl("prepare", "--profile", "cpu", "--corpus", texts)
+def test_doctor_finds_study_and_corpus(
+    arrl: Arrl, texts: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     optuna.create_study(storage="sqlite:///arrl.db", study_name="mine")
-    output = arrl("doctor").output
-    assert "sqlite:///arrl.db, studies: 1" in output
-    assert "prepared in" in output
+    monkeypatch.setattr(frozen, "embedded_corpus", lambda: folder_corpus(texts))
+    arrl("prepare")
+    (made,) = (folder / "cache" / "optuna-arrl").iterdir()
+    result = arrl("doctor")
+    assert "sqlite:///arrl.db, studies: 1" in result.output
+    assert f"corpus    prepared in {made}" in result.output
+
+    (made / "private" / "val.bin").write_bytes(b"damaged")
+    assert "not prepared yet" in arrl("doctor").output
+    arrl("prepare")
+    (texts / "00.txt").write_text("another text")  # what is prepared is of another corpus now
+    assert "not prepared yet" in arrl("doctor").output
+
+
+@pytest.mark.parametrize("system", ["darwin", "win32"])
+def test_other_systems_are_refused_in_a_sentence(
+    arrl: Arrl, folder: Path, monkeypatch: pytest.MonkeyPatch, system: str
+) -> None:
+    monkeypatch.setattr(sys, "platform", system)
+    result = arrl("run", "--sandbox", "none")
+    assert result.exit_code == 2
+    (line,) = result.output.splitlines()
+    assert line.startswith("Error: Edited scripts run in a box that only Linux has")
+    result = arrl("doctor")
+    assert result.exit_code == 1
+    (line,) = result.output.splitlines()
+    assert line.startswith("✗ system    Edited scripts run in a box that only Linux has")
+    assert os.listdir(folder) == []
+
+
+def test_objective_is_refused_in_a_sentence_where_modules_of_unix_are_missing() -> None:
+    code = (
+        "import sys; sys.modules |= dict.fromkeys(('fcntl', 'resource', 'pwd', 'termios')); "
+        "from optuna_arrl import TrainScriptObjective; sys.platform = 'win32'; "
+        "TrainScriptObjective()"
+    )
+    root = Path(__file__).parents[2]
+    ended = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert ended.stderr.splitlines()[-1].endswith("on Windows, WSL 2.")
 
 
 def test_doctor_says_what_is_wrong_and_exits_with_1(
@@ -110,7 +161,7 @@ def test_doctor_says_what_is_wrong_and_exits_with_1(
 
 
 @pytest.mark.parametrize(
-    "command", ["run", "status", "best", "diff", "dashboard", "prepare", "doctor"]
+    "command", ["run", "status", "best", "diff", "dashboard", "slots", "prepare", "doctor"]
 )
 def test_help_teaches(arrl: Arrl, command: str) -> None:
     assert command in arrl("--help").output

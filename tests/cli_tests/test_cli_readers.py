@@ -18,6 +18,7 @@ from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
 import pytest
 
 from optuna_arrl.figures import BEST_SO_FAR_ID
+from optuna_arrl.trajectory import ARTIFACTS_KEY
 from optuna_arrl.trajectory import MANIFEST_KEY
 from optuna_arrl.trajectory import STOPPED_KEY
 
@@ -51,6 +52,25 @@ def test_status_before_a_sampler_has_chosen(arrl: Arrl) -> None:
     assert "none yet" in arrl("status").output
     study.optimize(lambda trial: trial.suggest_float("x", 0.0, 1.0), n_trials=1)
     assert "none: another sampler chose" in arrl("status").output
+
+
+def test_status_of_a_study_that_edits_no_script(arrl: Arrl) -> None:
+    study = optuna.create_study(storage="sqlite:///arrl.db", study_name="plain")
+    study.add_trial(optuna.trial.create_trial(value=0.43))
+    output = arrl("status").output
+    assert "trial 0, value 0.4300 (no baseline)" in output
+    assert "val_bpb" not in output
+
+
+@pytest.mark.parametrize("command", ["status", "best"])
+def test_study_of_several_objectives_is_one_sentence(arrl: Arrl, command: str) -> None:
+    optuna.create_study(
+        storage="sqlite:///arrl.db", study_name="two", directions=["minimize", "minimize"]
+    )
+    result = arrl(command)
+    assert result.exit_code == 2
+    (line,) = result.output.splitlines()
+    assert line.startswith("Error: Study 'two' has 2 objectives")
 
 
 def test_status_hides_the_password_of_a_storage(arrl: Arrl) -> None:
@@ -87,6 +107,7 @@ def test_diff_of_the_baseline_is_empty(arrl: Arrl, study: optuna.Study) -> None:
     result = arrl("diff", 0)
     assert result.exit_code == 0
     assert result.stdout == ""
+    assert result.stderr == "No difference: this is the unmodified script.\n"
 
 
 def test_script_is_made_again_where_artifacts_are_lost(
@@ -127,6 +148,47 @@ def test_dashboard_serves_the_study_with_its_artifacts(
     store = served.pop("artifact_store")
     assert served == {"host": "127.0.0.1", "port": 9123, "studies": ["arrl"]}
     assert Path(store._base_path).samefile(folder / "arrl-artifacts")
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_dashboard_serves_a_study_without_artifacts(
+    arrl: Arrl, folder: Path, monkeypatch: pytest.MonkeyPatch, lost: bool
+) -> None:
+    plain = optuna.create_study(storage="sqlite:///arrl.db", study_name="plain")
+    plain.optimize(lambda trial: trial.suggest_float("x", 0.0, 1.0), n_trials=1)
+    if lost:
+        plain._storage.set_study_system_attr(plain._study_id, ARTIFACTS_KEY, "/no/such/folder")
+    served: list[Any] = []
+
+    def run_server(storage: Any, *, artifact_store: Any, **_: Any) -> None:
+        served.append(artifact_store)
+
+    monkeypatch.setattr(optuna_dashboard, "run_server", run_server)
+    result = arrl("dashboard")
+    assert result.exit_code == 0, result.output
+    assert served == [None]
+    assert ("/no/such/folder, which is not on this machine" in result.stderr) == lost
+    assert "Shown without artifacts." in result.stderr
+
+
+def test_script_that_is_not_there_is_told_by_its_reason(arrl: Arrl, fake: FakeObjective) -> None:
+    study = optuna.create_study(storage="sqlite:///arrl.db", study_name="plain")
+    study.optimize(lambda trial: trial.suggest_float("x", 0.0, 1.0), n_trials=1)
+    for command in (("best",), ("best", "--diff"), ("diff", 0)):
+        result = arrl(*command)
+        assert result.exit_code == 2
+        assert "Study 'plain' edits no script" in result.output
+
+    study.ask()
+    result = arrl("diff", 1)
+    assert result.exit_code == 2
+    assert "Trial 1 of study 'plain' has not ended yet" in result.output
+
+    fake.enqueue_baseline(study)
+    study.tell(1, state=optuna.trial.TrialState.FAIL)
+    result = arrl("diff", 1)
+    assert result.exit_code == 2
+    assert "Trial 1 of study 'plain' was lost before its end" in result.output
 
 
 def test_dashboard_brings_the_figures_up_to_date(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 from pathlib import Path
 import re
 from typing import Any
@@ -15,9 +16,15 @@ from optuna.trial import TrialState
 from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
 import pytest
 
+from optuna_arrl.cli._study import open_storage
+from optuna_arrl.cli._study import study_names
 from optuna_arrl.figures import BEST_SO_FAR_ID
 from optuna_arrl.figures import POLICY_ID
+from optuna_arrl.frozen_env.corpus import CorpusError
+from optuna_arrl.frozen_env.prepare import FrozenSetChanged
 from optuna_arrl.objective.boxes import MachineFault
+from optuna_arrl.objective.sandbox import SandboxUnavailable
+from optuna_arrl.script import Script
 from optuna_arrl.trajectory import BASELINE_KEY
 from optuna_arrl.trajectory import MANIFEST_KEY
 from optuna_arrl.trajectory import Outcome
@@ -67,6 +74,21 @@ def test_first_trial_is_the_baseline_and_runs_once(arrl: Arrl, fake: FakeObjecti
     baselines = [bool(t.system_attrs.get(BASELINE_KEY)) for t in _study().trials]
     assert baselines == [True, False]
     assert _study().trials[0].params == {"LR": 0.1, "DEPTH": 3}
+
+
+def test_every_name_that_slots_lists_can_be_activated(arrl: Arrl, folder: Path) -> None:
+    (folder / "mine.py").write_text(
+        f"{SOURCE}\n\ndef rest(x=0.5, *, name='a'):\n    return x * 3\n"
+    )
+    listed = arrl("slots", "mine.py").stdout.splitlines()
+    assert listed[:2] == ["* LR = 0.1  (line 1)", "* DEPTH = 3  (line 2)"]
+    names = [line[2:].split(" = ")[0] for line in listed]
+    assert {line[0] for line in listed[2:]} == {" "}
+    assert set(Script((folder / "mine.py").read_text(), activate=names).active) == set(names)
+
+    result = arrl("run", "mine.py", "--profile", "cpu", "--activate", "FOO")
+    assert f"'FOO' is none of the {len(names)} slots of this script" in result.output
+    assert "`arrl slots` lists" in result.output
 
 
 def test_oracle_is_asked_before_the_first_trial(arrl: Arrl, fake: FakeObjective) -> None:
@@ -235,6 +257,31 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(
     assert sum(t.state == TrialState.COMPLETE for t in _study().trials) == 5
 
 
+def test_ctrl_c_after_the_last_trial_asks_for_no_more(
+    arrl: Arrl, fake: FakeObjective, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save_figures(study: optuna.Study, trial: Any = None) -> None:
+        if trial is not None:  # as a callback, after the bar
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("optuna_arrl.figures.save_figures", save_figures)
+    result = arrl(*RUN, "--trials", 1)
+    assert result.exit_code == 130
+    assert result.output.splitlines()[-1] == "Stopped after the last trial; nothing is lost."
+
+
+def test_ctrl_c_does_not_print_a_password(
+    arrl: Arrl, fake: FakeObjective, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module("optuna_arrl.cli.run")
+    monkeypatch.setattr(module, "find_storage", lambda url: None)
+    fake.unready = KeyboardInterrupt()
+    result = arrl(*RUN, "--storage", "postgresql://me:secret@nowhere.invalid/db")
+    assert result.exit_code == 130
+    assert "--storage 'postgresql://me:***@nowhere.invalid/db'" in result.output
+    assert "secret" not in result.output
+
+
 def test_ctrl_c_before_the_first_score_is_clean_too(arrl: Arrl, fake: FakeObjective) -> None:
     fake.events = [KeyboardInterrupt()]
     result = arrl(*RUN, "--until", 5)
@@ -245,13 +292,8 @@ def test_ctrl_c_before_the_first_score_is_clean_too(arrl: Arrl, fake: FakeObject
     )
 
 
-def test_ctrl_c_during_set_up_is_clean_too(
-    arrl: Arrl, fake: FakeObjective, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupt(study: optuna.Study) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(fake, "enqueue_baseline", interrupt)
+def test_ctrl_c_during_set_up_is_clean_too(arrl: Arrl, fake: FakeObjective) -> None:
+    fake.unready = KeyboardInterrupt()
     result = arrl(*RUN, "--until", 5)
     assert result.exit_code == 130
     assert "Traceback" not in result.output
@@ -302,6 +344,8 @@ def test_study_made_under_other_conditions_is_refused(arrl: Arrl, fake: FakeObje
         (["--sampler", "magic"], "'magic' is not one of"),
         (["--profile", "tpu"], "'tpu' is not one of"),
         (["--storage", "study.db"], "write sqlite:///study.db"),
+        (["--storage", ""], "--storage is empty"),
+        (["--study", " "], "--study is empty"),
         (["--storage", "nosuch://x"], "cannot be opened"),
         (["--storage", "redis://x"], "cannot be opened"),
         (["--storage", "sqlite:///no/such/folder/x.db"], "is not a folder"),
@@ -343,7 +387,42 @@ def test_missing_package_of_a_sampler_is_named_with_its_pip_line(
     assert f"pip install {package}" in result.output
 
 
-def test_target_that_cannot_be_searched_leaves_no_storage(arrl: Arrl, folder: Path) -> None:
+@pytest.mark.parametrize("args", [("broken.py",), ("--corpus", "nowhere"), ("--activate", "X")])
+def test_refused_input_leaves_no_storage(arrl: Arrl, folder: Path, args: tuple[str, ...]) -> None:
     (folder / "broken.py").write_text("def build_model(:\n")
-    assert arrl("run", "broken.py").exit_code == 2
-    assert not (folder / "arrl.db").exists()
+    assert arrl("run", *args, "--profile", "cpu", "--trials", 1).exit_code == 2
+    assert os.listdir(folder) == ["broken.py"]
+
+
+@pytest.mark.parametrize(
+    ("unready", "code", "sentence"),
+    [
+        (CorpusError("The corpus is too small."), 2, "The corpus is too small."),
+        (SandboxUnavailable("No sandbox holds."), 2, "No sandbox holds."),
+        (FrozenSetChanged("X is damaged."), 2, "X is damaged."),
+        (
+            MachineFault("its speed is unknown"),
+            1,
+            "The machine failed before the first trial: its speed is unknown.",
+        ),
+    ],
+)
+@pytest.mark.parametrize("url", ["sqlite:///arrl.db", "arrl.log"])
+def test_machine_that_is_not_ready_is_one_sentence_and_leaves_no_study(
+    arrl: Arrl,
+    fake: FakeObjective,
+    folder: Path,
+    unready: Exception,
+    code: int,
+    sentence: str,
+    url: str,
+) -> None:
+    fake.unready = unready
+    result = arrl(*RUN, "--trials", 1, "--storage", url)
+    assert result.exit_code == code
+    assert result.output.splitlines() == [f"Error: {sentence}"]
+    assert os.listdir(folder) == []
+
+    optuna.create_study(storage=open_storage(url, create=True), study_name="other")
+    assert arrl(*RUN, "--trials", 1, "--storage", url, "--study", "new").exit_code == code
+    assert study_names(open_storage(url, create=False)) == ["other"]

@@ -35,6 +35,7 @@ from optuna_arrl.objective.machine import worker_record
 from optuna_arrl.objective.manifest import ManifestMismatch
 from optuna_arrl.objective.objective import TrainScriptObjective
 from optuna_arrl.objective.runner import Measurement
+from optuna_arrl.objective.sandbox import PlainProcess
 from optuna_arrl.trajectory import BASELINE_KEY
 from optuna_arrl.trajectory import COMPLETED_BPB_CAP
 from optuna_arrl.trajectory import CURVE_KEY
@@ -50,6 +51,7 @@ from optuna_arrl.trajectory import RAN_CONSTRAINT
 from optuna_arrl.trajectory import REASON_KEY
 from optuna_arrl.trajectory import RETRY_OF_KEY
 from optuna_arrl.trajectory import REUSED_FROM_KEY
+from optuna_arrl.trajectory import SANDBOX_KEY
 from optuna_arrl.trajectory import SECONDS_KEY
 from optuna_arrl.trajectory import TRAIN_SECONDS_KEY
 from optuna_arrl.trajectory import VERIFIED_KEY
@@ -106,6 +108,7 @@ class FakeRunner:
     def __init__(self, prepared: Prepared, *, sandbox: str) -> None:
         self.prepared = prepared
         self.reference_seconds = 0.005
+        self.sandbox = PlainProcess()
 
     def close(self) -> None:
         pass
@@ -338,6 +341,8 @@ def test_an_edit_that_cannot_be_written_is_invalid(
     assert trial.value == FAILURE_BPB
     assert trial.user_attrs[OUTCOME_KEY] == "invalid_edit"
     assert trial.user_attrs[REASON_KEY] == "DECAY cannot be written"
+    assert trial.user_attrs[SANDBOX_KEY] == "none"
+    assert trial.user_attrs[ISOLATED_KEY] is False
     assert trial.constraints == {RAN_CONSTRAINT: 1.0}
     assert runner.runs == []
 
@@ -586,6 +591,7 @@ def test_three_machine_faults_in_a_row_end_the_run(
     assert len(runner.runs) == 3
     assert runner.runs[0] == runner.runs[1] != runner.runs[2]
     assert [t.state.name for t in study.trials] == ["FAIL", "FAIL", "FAIL", "WAITING"]
+    assert [t.user_attrs.get(SANDBOX_KEY) for t in study.trials] == ["none"] * 3 + [None]
     assert baselines(study) == [0, 1]
     # A baseline that was given up is enqueued by the next run.
     objective.enqueue_baseline(study)

@@ -127,10 +127,13 @@ def test_artifacts_are_found_when_database_and_folder_moved_together(tmp_path: P
 
 def test_missing_artifacts_are_told_in_a_sentence(tmp_path: Path) -> None:
     study = optuna.create_study(storage=f"sqlite:///{tmp_path}/study.db", study_name="s")
-    with pytest.raises(LookupError, match="Study 's' keeps its artifacts in no folder"):
+    with pytest.raises(LookupError, match="Study 's' has recorded no folder of artifacts"):
         records.artifact_store_of(study)
     trial = save(study, records.open_artifact_store(study, None), {"train.log": b""})
     with pytest.raises(LookupError, match=r"Trial 0 of study 's' left no train\.py\."):
+        records.load_source(study, trial)
+    shutil.rmtree(tmp_path / "study-artifacts")
+    with pytest.raises(LookupError, match="study-artifacts, which is not on this machine"):
         records.load_source(study, trial)
 
 

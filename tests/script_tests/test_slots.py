@@ -117,7 +117,10 @@ def test_activate_adds_slots_by_name():
 
 
 def test_activating_an_unknown_name_suggests_close_ones():
-    with pytest.raises(ValueError, match=r"'DEPHT' is no slot of this script; did you mean 'DEPT"):
+    with pytest.raises(
+        ValueError,
+        match=r"'DEPHT' is none of the .* slots .*; did you mean 'DEPT",
+    ):
         Script("DEPTH = 2\n", activate=["DEPHT"])
 
 
