@@ -888,8 +888,8 @@ def test_boxes_that_wait_are_not_ended(
     record(
         f"ends_waiting_boxes ({isolating})",
         tries=tries("ends_waiting_boxes"),
-        undefended="3 of 3 are dead",
-        defended="they wait on, and the next trial has them",
+        undefended="3 of 3 are killed",
+        defended="they wait on",
     )
 
 

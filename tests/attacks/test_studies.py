@@ -190,6 +190,6 @@ def test_boxes_that_wait_meanwhile_change_nothing(
     record(
         "whole study (boxes started ahead)",
         tries="win a study whose boxes wait for their trials beside those that cheat",
-        undefended="the best trial is a cheat",
+        undefended="the best trial is a cheat, where none wait",
         defended="the best trial is an honest one",
     )
