@@ -20,7 +20,10 @@ def main(records: Path) -> None:
     for line in records.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         rows.setdefault(row["attack"], []).append(row)
-    lines = [f"{len(rows)} attacks.", "", "| attack | tries to | defence off | defence on |"]
+    # One in several ways, or on several files, has a row for each.
+    names = {attack.split(" ")[0] for attack in rows}
+    count = f"{len(names)} attacks, {len(rows)} rows"
+    lines = [f"{count}.", "", "| attack | tries to | defence off | defence on |"]
     lines.append("|---|---|---|---|")
     for attack, found in sorted(rows.items()):
         # One that ran in several boxes has a line of its own for each different end.
@@ -36,7 +39,7 @@ def main(records: Path) -> None:
     after = rest.split(_END)[1]
     table = "\n".join(lines)
     _PAGE.write_text(f"{before}{_BEGIN}\n{table}\n{_END}{after}", encoding="utf-8")
-    print(f"{_PAGE}: {len(rows)} attacks")
+    print(f"{_PAGE}: {count}")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from tiny import prepare_tiny
 
 from optuna_arrl.frozen_env.corpus import embedded_corpus_file
 from optuna_arrl.frozen_env.prepare import Prepared
+from optuna_arrl.objective import cores
 from optuna_arrl.objective import supply
 from optuna_arrl.objective.sandbox import choose_sandbox
 from optuna_arrl.objective.sandbox import SandboxUnavailable
@@ -31,10 +32,20 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 
 
 @pytest.fixture(autouse=True)
-def _nothing_started_ahead() -> Iterator[None]:
-    """One box at a time: what an attack leaves behind is then its own."""
+def _nothing_started_ahead(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """One box at a time: what an attack leaves behind is then its own.
+
+    Unless a test is about the boxes that wait meanwhile, as they do by default.
+    """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(supply, "start_lock", lambda cores: None)
+        if "started_ahead" in request.keywords:
+            # What else trains on this machine leaves them a core.
+            folder = tmp_path_factory.mktemp("cores")
+            patch.setattr(cores, "_folder", lambda: folder)
+        else:
+            patch.setattr(supply, "start_lock", lambda cores: None)
         yield
 
 

@@ -30,6 +30,7 @@ import struct
 import subprocess
 import sys
 import termios
+import time
 import tty
 from typing import Any
 
@@ -58,6 +59,7 @@ SANDBOXES: dict[str, type[Sandbox]] = {
     kind.name: kind for kind in (PlainProcess, Bubblewrap, Landlock)
 }
 WAIT_SECONDS = 60.0  # for what has gone wrong: nothing here takes so long
+KILLED_WITHIN = 1.0  # seconds, a whole tree
 MIB = 1 << 20
 HEAD = 64  # bytes of a file that say that it was read
 
@@ -1234,20 +1236,23 @@ class Limit:
         aim: Its arguments.
         reason: The word that its end is recorded under.
         limits: What it is held to.
+        may_be_refused: The kernel may refuse it first, so that nothing is over the limit.
     """
 
     program: str
     aim: dict[str, Any]
     reason: str
     limits: dict[str, Any]
+    may_be_refused: bool = False
 
 
 def memory(program: str) -> Limit:
     return Limit(program, {"mebibytes": 240}, "memory", {"memory_bytes": 120 * MIB})
 
 
-def disk(program: str) -> Limit:
-    return Limit(program, {"mebibytes": 40}, "disk", {"disk_bytes": 20 * MIB})
+def disk(program: str, *, may_be_refused: bool = False) -> Limit:
+    limits = {"disk_bytes": 20 * MIB}
+    return Limit(program, {"mebibytes": 40}, "disk", limits, may_be_refused)
 
 
 LIMITS = [
@@ -1260,7 +1265,7 @@ LIMITS = [
     disk("fills_the_disk_with_small_files"),
     disk("fills_the_disk_without_names"),
     disk("fills_the_disk_through_a_mapping"),
-    disk("fills_the_disk_inside_a_socket"),
+    disk("fills_the_disk_inside_a_socket", may_be_refused=True),
     Limit("bombs_with_forks", {"count": 200}, "processes", {"processes": 20}),
     Limit("bombs_with_threads", {"count": 600}, "processes", {"processes": 20}),
     Limit("has_a_name_that_breaks_lines", {"threads": 60}, "processes", {"processes": 20}),
@@ -1328,7 +1333,7 @@ def test_limit_ends_a_box_and_nothing_is_left_of_it(
         undefended="goes on",
         defended=f"{isolating}: {'fails' if refused else f'ended ({report.reason})'}",
     )
-    assert refused or report.reason == limit.reason
+    assert report.reason == limit.reason or (refused and limit.may_be_refused)
     assert len(report.log) < 1 * MIB
 
 
@@ -1514,15 +1519,19 @@ def test_nothing_outlives_a_supervisor_that_is_killed(
     ):
         box.run(name, 60.0)
         assert box.line() == DONE
-        box.supervisors()[killed == "supervisor"].kill()
+        victim = box.supervisors()[killed == "supervisor"]
+        began = time.monotonic()
+        victim.kill()
         box.wait_until_nobody_is_left()
+        seconds = time.monotonic() - began
     assert not box.left()
     record(
         f"{name} (the {killed} is killed)",
         tries=words_of(name),
         undefended="lives on",
-        defended=f"{isolating}: dies at once",
+        defended=f"{isolating}: dead after {seconds:.1f} s",
     )
+    assert seconds <= KILLED_WITHIN
 
 
 def test_time_of_children_cannot_be_hidden(
@@ -1573,5 +1582,5 @@ def test_processes_that_flee_are_caught(
         defended=f"{isolating}: {'lives on' if flees else f'dead after {seconds:.1f} s'}",
     )
     assert not flees
-    assert seconds <= 5.0  # it gives up after 10
+    assert seconds <= KILLED_WITHIN
     assert report.reason == "deadline"

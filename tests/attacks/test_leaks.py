@@ -2,7 +2,8 @@
 
 With the verdict off a trial completes with the loss of its whole windows, and a fresh box is asked
 for the truncated prefix of *every* position: what the leak has earned is known exactly, and so is
-how often a probe of as many positions as in a study, drawn again and again, would have found it.
+how often a probe of as many positions as in a study, drawn again and again, would have found it:
+as many as every trial meets, and as many as one meets that would be the best of its study.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from optuna_arrl.frozen_env.evaluation import token_nats
 from optuna_arrl.frozen_env.evaluation import Windows
 from optuna_arrl.frozen_env.prepare import prepare
 from optuna_arrl.frozen_env.prepare import Prepared
+from optuna_arrl.frozen_env.profiles import PROFILES
 from optuna_arrl.objective import runner as runner_module
 from optuna_arrl.objective.runner import Measurement
 from optuna_arrl.objective.runner import TrialRunner
@@ -47,7 +49,8 @@ from optuna_arrl.trajectory import Outcome
 
 
 LEAKS = Path(__file__).with_name("leaks")
-PROBED = 1024  # an eighth of what a trial meets that would be the best of its study
+PROBED = PROFILES["cpu"].probe_positions
+PROBED_IF_BEST = runner_module._DENSER * PROBED
 DRAWS = 200
 LEAST_GAIN = 0.02  # bits per byte
 MOST_MISSED = 0.05  # of the draws, by leaks that are meant to slip through
@@ -56,7 +59,9 @@ ROWS = 64
 NEXT_TOKEN = "the model reads the next token: at "
 OF_ITS_BATCH = "the model's answer to one text depends on the other texts of its batch"
 BEFORE = "the model's answer depends on what it was asked before"
-ON_AVERAGE = f"the model reads the next token: over {PROBED} probed positions its loss rose by "
+ON_AVERAGE = (
+    f"the model reads the next token: over {PROBED_IF_BEST} probed positions its loss rose by "
+)
 
 # What a person is told of each.
 QUICK = {
@@ -128,11 +133,22 @@ class Exact:
         difference = (self.truncated - self.nats)[probe.window, probe.position]
         return leak_of(difference, probe, self.precision)
 
-    def drawn_again(self) -> list[Leak]:
-        """What other draws of the probe's positions would have found."""
+    def drawn_again(self, probed: int) -> list[Leak]:
+        """What other draws of so many positions would have found."""
         scored = np.where(self.windows.target_bytes > 0, self.nats, np.nan)
         rngs = map(np.random.default_rng, range(DRAWS))
-        return [self.found_by(draw_probe(scored, PROBED, rng)) for rng in rngs]
+        return [self.found_by(draw_probe(scored, probed, rng)) for rng in rngs]
+
+    def caught(self) -> str:
+        """How often a trial's probe would have found it, in words."""
+        counts = [
+            sum(leak.reason is not None for leak in self.drawn_again(probed))
+            for probed in (PROBED, PROBED_IF_BEST)
+        ]
+        return (
+            f"found by {counts[0]} of {DRAWS} draws of {PROBED} positions and by {counts[1]} of "
+            f"{PROBED_IF_BEST:,}"
+        )
 
     @property
     def bound(self) -> float:
@@ -187,11 +203,11 @@ def long_prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     return prepare(TINY, corpus=corpus, cache=tmp_path_factory.mktemp("long-prepared"))
 
 
-def for_leaks(prepared: Prepared, probed: int = PROBED) -> Prepared:
+def for_leaks(prepared: Prepared) -> Prepared:
     """With the probe of a real profile, and no score so low that it is refused without a probe."""
     return dataclasses.replace(
         prepared,
-        profile=dataclasses.replace(prepared.profile, probe_positions=probed),
+        profile=dataclasses.replace(prepared.profile, probe_positions=PROBED),
         manifest={**prepared.manifest, "least_bpb": 0.0},
     )
 
@@ -220,9 +236,12 @@ Attack = Callable[..., Attacked]
 
 @pytest.fixture
 def attack(tmp_path: Path, sandbox: str, monkeypatch: pytest.MonkeyPatch) -> Attack:
-    """Train and measure a script; then measure its weights again, whatever the probe says."""
+    """Train and measure a script; then measure its weights again, whatever the probe says.
 
-    def run(name: str, prepared: Prepared, *, where: str = sandbox) -> Attacked:
+    With the defence on it would be the best of its study, as whoever cheats hopes for.
+    """
+
+    def run(name: str, prepared: Prepared, *, comment: str = "") -> Attacked:
         kept = tmp_path / "kept.safetensors"
         found: list[Exact] = []
 
@@ -242,10 +261,10 @@ def attack(tmp_path: Path, sandbox: str, monkeypatch: pytest.MonkeyPatch) -> Att
                 exact.found_by(probe), mean=0.0, standard_error=0.0, spread=0.0, changed=0
             )
 
-        source = source_of(name)
+        source = source_of(name) + comment
         with monkeypatch.context() as patch:
             patch.setattr(runner_module, "check_finite", lambda path: shutil.copyfile(path, kept))
-            defended = TrialRunner(prepared, sandbox=where).run(source)
+            defended = TrialRunner(prepared, sandbox=sandbox).run(source, best_so_far=math.inf)
         with monkeypatch.context() as patch:
             patch.setattr(
                 runner_module._Trial,
@@ -266,12 +285,11 @@ def check(name: str, attacked: Attacked, reason: str, record: Any) -> None:
     assert defended.outcome is Outcome.REJECTED, (defended.outcome, defended.reason)
     assert defended.reason.startswith(reason)
     assert defended.val_bpb is None
-    caught = sum(leak.reason is not None for leak in exact.drawn_again())
     record(
         name,
-        tries=what_it_tries(name),
+        tries=what_it_tries(name.split()[0]),
         undefended=f"completes, {exact.gain:.4f} bpb better than it is",
-        defended=f"rejected: {reason.strip()} …; found by {caught} of {DRAWS} draws of {PROBED}",
+        defended=f"rejected: {reason.strip()} …; {exact.caught()}",
     )
 
 
@@ -286,17 +304,26 @@ def test_leak_pays_unguarded_and_is_rejected(
     check(name, attacked, (QUICK | SLOW)[name], record)
 
 
-# So many positions that the chance to look at none of those that leak is below one in a million.
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "probed"), [("sparse_1_percent", 1024), ("sparse_0_2_percent", 4096)]
-)
+@pytest.mark.parametrize("name", ["sparse_1_percent", "sparse_0_2_percent"])
 def test_sparse_leak_pays_unguarded_and_is_rejected(
-    name: str, probed: int, long_prepared: Prepared, attack: Attack, record: Any
+    name: str, long_prepared: Prepared, attack: Attack, record: Any
 ) -> None:
-    attacked = attack(name, for_leaks(long_prepared, probed))
+    attacked = attack(name, for_leaks(long_prepared))
     assert attacked.exact.gain > 3.0 * attacked.exact.standard_error
     check(name, attacked, NEXT_TOKEN, record)
+
+
+@pytest.mark.slow
+def test_sparse_leak_is_rejected_within_the_bounds_of_the_shipped_target(
+    long_prepared: Prepared, attack: Attack, record: Any
+) -> None:
+    name = "sparse_0_2_percent"
+    # Whoever names 16-bit arithmetic, as the shipped target does, is given room for rounding.
+    attacked = attack(name, for_leaks(long_prepared), comment="# bfloat16\n")
+    assert attacked.exact.precision == Precision("float32", 4, 0.25, 0.02, 0.003)
+    assert attacked.exact.gain > 3.0 * attacked.exact.standard_error
+    check(f"{name} (naming bfloat16)", attacked, NEXT_TOKEN, record)
 
 
 @pytest.mark.slow
@@ -312,7 +339,8 @@ def test_leak_within_the_bounds_earns_no_more_than_they_say(
         assert defended.val_bpb >= exact.truncated_score - exact.bound
     else:
         assert defended.reason.startswith(ON_AVERAGE)
-    kept = max(map(exact.kept_by, exact.drawn_again()))
+    drawn = [*exact.drawn_again(PROBED), *exact.drawn_again(PROBED_IF_BEST)]
+    kept = max(map(exact.kept_by, drawn))
     assert kept <= exact.bound
     record(
         name,
@@ -338,13 +366,15 @@ def test_box_that_has_seen_the_windows_would_not_give_its_memory_away(
 
     def answer_and_probe(channel: Channel, windows: Windows, rng: np.random.Generator) -> Answers:
         answers = answer_windows(channel, windows, rng)
-        probe = draw_probe(np.where(windows.target_bytes > 0, answers.nats, np.nan), PROBED, rng)
+        nats = np.where(windows.target_bytes > 0, answers.nats, np.nan)
+        probe = draw_probe(nats, PROBED_IF_BEST, rng)
         found.append(probe_leak(channel, windows, answers, probe, rng))
         return answers
 
     monkeypatch.setattr(runner_module, "answer_windows", answer_and_probe)
     monkeypatch.setattr(runner_module, "probe_leak", lambda *_, **__: found[0])
-    measurement = TrialRunner(prepared, sandbox="none").run(source_of(name))
+    runner = TrialRunner(prepared, sandbox="none")
+    measurement = runner.run(source_of(name), best_so_far=math.inf)
     assert measurement.outcome is Outcome.COMPLETE
     assert measurement.val_bpb is not None
     assert measurement.val_bpb < attacked.exact.truncated_score - LEAST_GAIN
@@ -357,15 +387,18 @@ def test_leak_that_bets_on_the_draw_loses(
 ) -> None:
     exact = attack(name, for_leaks(prepared)).exact
     assert exact.gain > max(3.0 * exact.standard_error, 3.0 * exact.bound)
-    kept = [exact.kept_by(leak) for leak in exact.drawn_again()]
-    missed = sum(each > exact.bound for each in kept)
+    drawn = [exact.drawn_again(probed) for probed in (PROBED, PROBED_IF_BEST)]
+    kept = [[exact.kept_by(leak) for leak in leaks] for leaks in drawn]
+    missed = [sum(each > exact.bound for each in of_one) for of_one in kept]
     record(
         name,
         tries=what_it_tries(name),
         undefended=f"completes, {exact.gain:.4f} bpb better than it is",
-        defended=f"keeps more than {exact.bound:.4f} bpb in {missed} of {DRAWS} draws of {PROBED}",
+        defended=f"keeps more than {exact.bound:.4f} bpb in {missed[0]} of {DRAWS} draws of "
+        f"{PROBED} positions and in {missed[1]} of {PROBED_IF_BEST:,}",
     )
-    assert missed <= MOST_MISSED * DRAWS, f"up to {max(kept):.4f} bpb are kept"
+    # What is missed by fewer positions misleads a search for a while; it cannot win.
+    assert missed[1] <= MOST_MISSED * DRAWS, f"up to {max(kept[1]):.4f} bpb are kept"
 
 
 @pytest.mark.slow

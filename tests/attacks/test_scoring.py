@@ -45,6 +45,7 @@ from optuna_arrl.objective import supply
 from optuna_arrl.objective import weights as weights_module
 from optuna_arrl.objective.boxes import BoxReport
 from optuna_arrl.objective.boxes import SupervisedBox
+from optuna_arrl.objective.cores import CoreClaim
 from optuna_arrl.objective.runner import MachineFault
 from optuna_arrl.objective.runner import Measurement
 from optuna_arrl.objective.runner import TrialRunner
@@ -309,11 +310,22 @@ def test_answer_that_is_no_number_is_refused(
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-@pytest.mark.parametrize("attack", ["overflows_where_unsure", "is_sure_of_everything"])
-def test_extreme_logits_gain_nothing(
-    measure: Measure, sandbox: str, honest_bpb: float, attack: str
+def test_logits_too_far_apart_are_refused(measure: Measure, sandbox: str) -> None:
+    measurement = measure(source_of("overflows_where_unsure"), sandbox)
+    assert measurement.outcome is Outcome.CRASH
+    assert measurement.reason == (
+        "the model answered with logits too far apart to be a probability"
+    )
+
+
+@pytest.mark.slow
+def test_sureness_costs_what_it_is_wrong_about(
+    measure: Measure, sandbox: str, honest_bpb: float
 ) -> None:
-    assert_gains_nothing(measure(source_of(attack), sandbox), honest_bpb)
+    measurement = measure(source_of("is_sure_of_everything"), sandbox)
+    assert measurement.outcome is Outcome.COMPLETE
+    assert measurement.val_bpb is not None
+    assert measurement.val_bpb > 100.0 * honest_bpb  # some 10,000 nats for each wrong guess
 
 
 def as_many_classes_as_answered(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -845,6 +857,39 @@ def test_trial_has_the_cores_it_was_given(
         tries=tries("takes_more_cores"),
         undefended=f"computes on {cores} cores instead of 1",
         defended="computes on 1 core",
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.started_ahead
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core: nothing starts ahead")
+def test_boxes_that_wait_are_not_ended(
+    prepared: Prepared, trial_folders: Path, isolating: str, record: Record
+) -> None:
+    source = source_of("ends_waiting_boxes", FOLDER=str(trial_folders))
+    killed, alive = {}, {}
+    for sandbox in ("none", isolating):
+        runner = TrialRunner(prepared, sandbox=sandbox)
+        try:
+            with CoreClaim(1) as claim:
+                runner.supply.start_ahead({"train": 2, "answer": 2}, claim)
+            waiting = [spare for spares in runner.supply._spares.values() for spare in spares]
+            assert len(waiting) == 4
+            assert all(spare.supervised.is_ready(wait=True) for spare in waiting)
+            measurement = runner.run(source)
+            assert measurement.outcome is Outcome.COMPLETE, measurement.reason
+            killed[sandbox] = re.search(rb"killed: (\d+)\.", measurement.log)[1]
+            # Three of them were for this trial; the fourth is the next one's.
+            alive[sandbox] = waiting[1].supervised.is_ready()
+        finally:
+            runner.close()
+    assert killed == {"none": b"3", isolating: b"0"}
+    assert alive == {"none": False, isolating: True}
+    record(
+        f"ends_waiting_boxes ({isolating})",
+        tries=tries("ends_waiting_boxes"),
+        undefended="3 of 3 are killed",
+        defended="they wait on",
     )
 
 

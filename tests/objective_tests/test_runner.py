@@ -154,6 +154,33 @@ ENDINGS: dict[str, tuple[str, str, dict[str, Any], Outcome, str]] = {
         Outcome.OOM,
         "it took more than 1024 MiB of memory",
     ),
+    "starts too many processes": (
+        END_OF_TRAINING,
+        "        import signal, subprocess\n"
+        "        for _ in range(200): subprocess.Popen(['sleep', '1000'])\n"
+        "        signal.pause()\n",
+        {},
+        Outcome.CRASH,
+        "it started more than 128 processes",
+    ),
+    "writes too much": (
+        END_OF_TRAINING,
+        "        import signal\n"
+        "        for i in range(8): open(f'{i}', 'wb').write(bytes(4 << 20))\n"
+        "        signal.pause()\n",
+        {"disk_bytes": 16 << 20},
+        Outcome.CRASH,
+        "it wrote more than 16 MiB of files",
+    ),
+    "prints too much": (
+        END_OF_TRAINING,
+        "        import os, signal\n"
+        "        for _ in range(80): os.write(1, bytes(1 << 20))\n"
+        "        signal.pause()\n",
+        {},
+        Outcome.CRASH,
+        "it printed more than 64 MiB",
+    ),
     "diverges": (
         END_OF_TRAINING,
         "        model.head.weight.data[0, 0] = float('nan')\n",

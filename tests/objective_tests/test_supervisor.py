@@ -26,6 +26,7 @@ StartBox = Callable[..., SupervisedBox]
 AssertGone = Callable[[psutil.Process], None]
 
 MIB = 1 << 20
+KILLED_WITHIN = 1.0  # seconds, the whole tree
 # Ends only by SIGKILL.
 STUBBORN = """
 for number in set(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP}:
@@ -152,6 +153,7 @@ def test_kills_at_the_deadline_what_ignores_every_signal(start_box: StartBox) ->
     report = to_the_end(start_box(STUBBORN, run_seconds=0.3))
     assert (report.reason, report.returncode) == ("deadline", None)
     assert report.ended >= report.deadline
+    assert report.ended + report.kill_seconds <= report.deadline + KILLED_WITHIN
 
 
 def test_stops_a_tree_that_takes_too_much_memory(start_box: StartBox) -> None:
@@ -329,6 +331,7 @@ def test_killed_supervisor_takes_its_box_along(
         (supervisor,) = guard.children()
         tree = supervisor.children(recursive=True)
         assert int((tmp_path / "pid").read_text()) in {process.pid for process in tree}
+        began = time.monotonic()
         (guard if killed == "guard" else supervisor).kill()
         try:
             box.wait_until_ended()
@@ -336,6 +339,7 @@ def test_killed_supervisor_takes_its_box_along(
             assert "was killed" in str(fault)
     for process in (guard, supervisor, *tree):
         assert_gone(process)
+    assert time.monotonic() - began <= KILLED_WITHIN
 
 
 def test_box_waits_for_its_task_and_its_budget_begins_then(start_box: StartBox) -> None:

@@ -1,4 +1,4 @@
-"""The same with clone3, whose flags no filter can read."""
+"""Becomes root of a namespace of its own by clone3, whose flags no filter can read."""
 
 import ctypes
 import os

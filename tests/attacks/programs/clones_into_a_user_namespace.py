@@ -1,4 +1,4 @@
-"""The same with the flag of clone."""
+"""Becomes root of a namespace of its own by a flag of clone."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""The same with a pair of raw sockets, which of the Unix kind are datagram sockets too."""
+"""Sends from a pair of raw sockets, which of the Unix kind are datagram sockets too."""
 
 import socket
 
