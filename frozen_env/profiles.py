@@ -84,7 +84,7 @@ PROFILES = {
         disk_bytes=1 << 30,
         start_seconds=60.0,
         score_seconds=30.0,
-        repeat_noise=0.005,
+        repeat_noise=0.01,
     ),
     "gpu": Profile(
         name="gpu",
