@@ -23,10 +23,11 @@ from optuna_arrl.noise import scored_trials
 from optuna_arrl.policy_store import MemoryPolicyStore
 from optuna_arrl.policy_store import open_policy_store
 from optuna_arrl.policy_store import study_key
-from optuna_arrl.trajectory import MANIFEST_KEY
 from optuna_arrl.trajectory import OUTCOME_KEY
 from optuna_arrl.trajectory import POLICY_VERSION_KEY
 from optuna_arrl.trajectory import REUSED_FROM_KEY
+from optuna_arrl.trajectory import SCORE_NAME
+from optuna_arrl.trajectory import score_name
 
 
 if TYPE_CHECKING:
@@ -348,9 +349,8 @@ def _ending(trial: FrozenTrial) -> str:
 
 def _unit(study: Study) -> str:
     """Return the name of the objective, with its unit where that is known."""
-    if MANIFEST_KEY in study._storage.get_study_system_attrs(study._study_id):
-        return "val_bpb (bits per byte)"
-    return study.metric_names[0] if study.metric_names else "objective value"
+    name = score_name(study)
+    return "val_bpb (bits per byte)" if name == SCORE_NAME else name
 
 
 def _label(name: str) -> str:

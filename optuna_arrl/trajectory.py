@@ -68,11 +68,15 @@ MEASUREMENT_KEY = "arrl:measurement"  # seconds by part, steps, probe evidence
 CURVE_KEY = "arrl:curve"  # list of [percent of budget, training bits per byte]
 WORKER_KEY = "arrl:worker"  # {"host", "boot", "pid", "started"} of the process running the trial
 BASELINE_KEY = "arrl:baseline"  # bool: the unmodified script
+FIXED_PARAMS_KEY = "fixed_params"  # Optuna's own, as `Study.enqueue_trial` writes it
 # Study attributes.
 MANIFEST_KEY = "arrl:manifest"  # system
 ARTIFACTS_KEY = "arrl:artifacts"  # system: address of the artifact folder
 SAMPLER_SEED_KEY = "arrl:sampler_seed"  # system
 STOPPED_KEY = "arrl:stopped"  # user: which rule ended the study, with its evidence
+
+SCORE_NAME = "val_bpb"
+"""What a study's value is called where it is of a training script: validation bits per byte."""
 
 MAX_ACTION_BYTES = 4096
 """An action's JSON is never longer: it is written once a trial, to the slowest of databases."""
@@ -255,6 +259,13 @@ def _ending(trial: FrozenTrial) -> Outcome | None:
     if outcome is Outcome.COMPLETE and not math.isfinite(trial.value or 0.0):
         return Outcome.CRASH
     return outcome
+
+
+def score_name(study: Study) -> str:
+    """Return what a study's value is called."""
+    if MANIFEST_KEY in study._storage.get_study_system_attrs(study._study_id):
+        return SCORE_NAME
+    return study.metric_names[0] if study.metric_names else "value"
 
 
 def measured_noise(study: Study) -> float:

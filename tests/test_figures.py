@@ -166,7 +166,7 @@ def test_a_study_without_noise_has_no_interval() -> None:
     figure = drawn(study)[BEST_SO_FAR_ID]
     assert [t["name"] for t in figure["data"]] == ["score of a trial", "best so far"]
     assert "range" not in figure["layout"]["yaxis"]
-    assert figure["layout"]["yaxis"]["title"]["text"] == "objective value"
+    assert figure["layout"]["yaxis"]["title"]["text"] == "value"
 
 
 @pytest.mark.parametrize(("direction", "sign"), [("minimize", 1.0), ("maximize", -1.0)])

@@ -12,7 +12,6 @@ from rich.text import Text
 
 from optuna_arrl.noise import baseline
 from optuna_arrl.noise import scored_trials
-from optuna_arrl.trajectory import MANIFEST_KEY
 from optuna_arrl.trajectory import OUTCOME_KEY
 from optuna_arrl.trajectory import REUSED_FROM_KEY
 
@@ -94,12 +93,6 @@ def print_diff(console: Console, diff: str) -> None:
     for line in diff.splitlines():
         style = "bold" if line.startswith(("+++", "---")) else _STYLES.get(line[:1], "")
         console.print(Text(line, style=style), soft_wrap=True)
-
-
-def score_name(study: Study) -> str:
-    """Return what a study's value is called: ``val_bpb`` where it is of a training script."""
-    attrs = study._storage.get_study_system_attrs(study._study_id)
-    return "val_bpb" if MANIFEST_KEY in attrs else "value"
 
 
 def score_line(trial: FrozenTrial, base: FrozenTrial | None, name: str = "val_bpb") -> str:

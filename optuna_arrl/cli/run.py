@@ -176,8 +176,11 @@ def run(
         objective.close()
     if progress is not None and objective is not None:
         if progress.ran:
-            _learn(console, study)
-            _draw(console, study)
+            try:
+                _learn(console, study)
+                _draw(console, study)
+            except KeyboardInterrupt:  # the next run does both
+                interrupted = True
         _summarise(console, study, objective, storage_url)
     if interrupted:
         ran = progress.ran if progress is not None else 0

@@ -48,12 +48,13 @@ def _lines(study: Study) -> list[tuple[str, str]]:
     from optuna_arrl.cli._report import duration
     from optuna_arrl.cli._report import outcome_of
     from optuna_arrl.cli._report import score_line
-    from optuna_arrl.cli._report import score_name
     from optuna_arrl.policy_store import open_policy_store
     from optuna_arrl.policy_store import study_key
+    from optuna_arrl.trajectory import FIXED_PARAMS_KEY
     from optuna_arrl.trajectory import POLICY_VERSION_KEY
     from optuna_arrl.trajectory import SAMPLER_SEED_KEY
     from optuna_arrl.trajectory import SANDBOX_KEY
+    from optuna_arrl.trajectory import score_name
     from optuna_arrl.trajectory import STOPPED_KEY
 
     trials = study.get_trials(deepcopy=False)
@@ -79,7 +80,7 @@ def _lines(study: Study) -> list[tuple[str, str]]:
         newest = open_policy_store(study, study_key(study) or "").newest() or 0
         lines.append(("policy", f"version {max(newest, *versions)}"))
     elif SAMPLER_SEED_KEY in study._storage.get_study_system_attrs(study._study_id) or all(
-        "fixed_params" in t.system_attrs for t in finished
+        FIXED_PARAMS_KEY in t.system_attrs for t in finished
     ):
         lines.append(("policy", "none yet"))
     else:

@@ -18,6 +18,7 @@ from optuna.trial import TrialState
 from optuna_arrl.objective.machine import worker_is_gone
 from optuna_arrl.objective.records import storage_file
 from optuna_arrl.trajectory import BASELINE_KEY
+from optuna_arrl.trajectory import FIXED_PARAMS_KEY
 from optuna_arrl.trajectory import PARENT_KEY
 from optuna_arrl.trajectory import RETRY_OF_KEY
 from optuna_arrl.trajectory import WORKER_KEY
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 
 
 __all__ = ["enqueue", "fail_orphans", "one_at_a_time", "requeue"]
-
-_FIXED_PARAMS_KEY = "fixed_params"  # Optuna's own, as `Study.enqueue_trial` writes it
 
 _logger = get_logger(f"optuna.{__name__}")
 
@@ -79,7 +78,7 @@ def enqueue(
     study.add_trial(
         create_trial(
             state=TrialState.WAITING,
-            system_attrs={**(system_attrs or {}), _FIXED_PARAMS_KEY: dict(params)},
+            system_attrs={**(system_attrs or {}), FIXED_PARAMS_KEY: dict(params)},
             user_attrs=dict(user_attrs or {}),
         )
     )
@@ -98,7 +97,7 @@ def requeue(study: Study, trial: FrozenTrial) -> bool:
         Whether it was enqueued. It is not when the trial was itself a second go, or ended before
         anything about its edit was known.
     """
-    params = {**trial.system_attrs.get(_FIXED_PARAMS_KEY, {}), **trial.params}
+    params = {**trial.system_attrs.get(FIXED_PARAMS_KEY, {}), **trial.params}
     if not params or RETRY_OF_KEY in trial.user_attrs:
         return False
     # The parent is still the edit's; its action is not taken along: nobody draws it this time.

@@ -47,6 +47,7 @@ from optuna_arrl.sampler.state import Situation
 from optuna_arrl.sampler.state import situation_of
 from optuna_arrl.sampler.state import unseen_ranges
 from optuna_arrl.trajectory import Action
+from optuna_arrl.trajectory import FIXED_PARAMS_KEY
 from optuna_arrl.trajectory import Observation
 from optuna_arrl.trajectory import observe
 from optuna_arrl.trajectory import observed_rewards
@@ -412,7 +413,7 @@ def _step(
     trial = observation.trial
     action = Action.decode(trial.system_attrs)
     if action is None:
-        return "enqueued" if "fixed_params" in trial.system_attrs else "no_action"
+        return "enqueued" if FIXED_PARAMS_KEY in trial.system_attrs else "no_action"
     if action.generator != GENERATOR_VERSION:
         return "other_generator"
     seen = seen_trials(trials, trial.number, action.unseen)

@@ -24,6 +24,7 @@ from optuna_arrl.sampler.state import situation_of
 from optuna_arrl.sampler.state import unseen_ranges
 from optuna_arrl.trajectory import Action
 from optuna_arrl.trajectory import ACTION_KEY
+from optuna_arrl.trajectory import FIXED_PARAMS_KEY
 from optuna_arrl.trajectory import measured_noise
 from optuna_arrl.trajectory import PARENT_KEY
 from optuna_arrl.trajectory import POLICY_VERSION_KEY
@@ -218,7 +219,7 @@ class ARRLSampler(BaseSampler):
         index = _draw(log_probs, draws(seed, trial.number, _CHOICE_STREAM))
         params = situation.params(index)
         # Where a person has fixed some values, what runs is not what was drawn: no action.
-        if not trial.system_attrs.get("fixed_params"):
+        if not trial.system_attrs.get(FIXED_PARAMS_KEY):
             parent = situation.parent(index)
             self._record(
                 study,

@@ -257,11 +257,12 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(
     assert sum(t.state == TrialState.COMPLETE for t in _study().trials) == 5
 
 
+@pytest.mark.parametrize("as_callback", [True, False], ids=["within the run", "after it"])
 def test_ctrl_c_after_the_last_trial_asks_for_no_more(
-    arrl: Arrl, fake: FakeObjective, monkeypatch: pytest.MonkeyPatch
+    arrl: Arrl, fake: FakeObjective, monkeypatch: pytest.MonkeyPatch, as_callback: bool
 ) -> None:
     def save_figures(study: optuna.Study, trial: Any = None) -> None:
-        if trial is not None:  # as a callback, after the bar
+        if (trial is not None) == as_callback:
             raise KeyboardInterrupt
 
     monkeypatch.setattr("optuna_arrl.figures.save_figures", save_figures)
