@@ -228,15 +228,14 @@ ctypes.CDLL(None).prctl(0x59616d61, ctypes.c_ulong(-1), 0, 0, 0)  # whoever may,
 secret = ctypes.create_string_buffer(os.environ[sys.argv[2]].encode())
 fd = os.open(sys.argv[1], os.O_RDONLY)
 
-def end(*_):
-    print(json.dumps({"memory": secret.value.decode()}), flush=True)
-    os._exit(0)
-
-signal.signal(signal.SIGUSR1, lambda *_: print(json.dumps({"signalled": True}), flush=True))
-signal.signal(signal.SIGTERM, end)
+# Waited for, not handled: a handler would be interrupted by the one that ends the process.
+awaited = {signal.SIGUSR1, signal.SIGTERM}
+signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
 print(json.dumps({"address": ctypes.addressof(secret), "fd": fd}), flush=True)
-while True:
-    signal.pause()
+while signal.sigwait(awaited) == signal.SIGUSR1:
+    print(json.dumps({"signalled": True}), flush=True)
+print(json.dumps({"memory": secret.value.decode()}), flush=True)
+os._exit(0)
 """
 
 
