@@ -331,7 +331,6 @@ def test_killed_supervisor_takes_its_box_along(
         (supervisor,) = guard.children()
         tree = supervisor.children(recursive=True)
         assert int((tmp_path / "pid").read_text()) in {process.pid for process in tree}
-        began = time.monotonic()
         (guard if killed == "guard" else supervisor).kill()
         try:
             box.wait_until_ended()
@@ -339,7 +338,6 @@ def test_killed_supervisor_takes_its_box_along(
             assert "was killed" in str(fault)
     for process in (guard, supervisor, *tree):
         assert_gone(process)
-    assert time.monotonic() - began <= KILLED_WITHIN
 
 
 def test_box_waits_for_its_task_and_its_budget_begins_then(start_box: StartBox) -> None:
