@@ -94,7 +94,7 @@ def _package_version() -> str:
     root = Path(optuna_arrl.sampler.__file__).parent
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*")):
-        if path.is_file() and "__pycache__" not in path.parts:
+        if path.suffix in (".py", ".safetensors"):
             digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()[:12]
 

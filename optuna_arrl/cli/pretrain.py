@@ -19,7 +19,7 @@ _MARKS = (12, 25, 50, 100, 300)
 
 @click.command()
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--iterations", default=140, show_default=True, type=click.IntRange(min=1))
+@click.option("--iterations", default=200, show_default=True, type=click.IntRange(min=1))
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N")
 @click.option(
@@ -37,7 +37,8 @@ def pretrain(
 ) -> None:
     """Train a policy on random tasks into FOLDER.
 
-    Interrupted, the same line goes on from the last checkpoint. The result,
+    Interrupted, the same line goes on from the last checkpoint; the warm-up, a fifth of the
+    iterations by default, has none and begins again. The result,
     FOLDER/policy.safetensors, is for `ARRLSampler(policy=...)`; beside it stand the recipe and a
     log with one line an iteration.
     """
@@ -61,11 +62,14 @@ def pretrain(
         lines = log.read_text().splitlines(keepends=True)[: training.iteration]
         log.write_text("".join(lines))
         click.echo(f"going on after iteration {training.iteration}")
+    else:
+        log.unlink(missing_ok=True)
     for figures in training:
         with log.open("a") as file:
             file.write(json.dumps(figures) + "\n")
         click.echo(json.dumps(figures))
-        if training.iteration % _CHECKPOINT_EVERY == 0 or training.iteration == iterations:
+        due = training.iteration % _CHECKPOINT_EVERY == 0 or training.iteration == iterations
+        if due and not training.warming:
             partial = checkpoint.with_suffix(".part")
             partial.write_bytes(training.checkpoint())
             partial.replace(checkpoint)

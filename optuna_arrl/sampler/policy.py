@@ -2,7 +2,10 @@
 
     logits = scale × relative log-acquisition + Σ over moved slots + residual(candidate, state)
 
-Both learned parts start at zero, so an unlearned policy is the surrogate's acquisition, softened.
+The acquisition is the surrogate's with a prior mean that is learned: what the name, the type and
+the default of a slot say about which way is better, as far as the study's own trials leave it
+open. All learned parts start at zero, so an unlearned policy is the surrogate's acquisition,
+softened.
 The state is seen as tokens: one a slot (type, scale, name family, bounds, what the trials say of
 its direction), one a trial (the 32 latest and the 8 best), one a candidate. The same weights
 serve any search space: nothing depends on the number or order of slots.
@@ -26,6 +29,7 @@ from optuna_arrl.sampler.history import History
 from optuna_arrl.sampler.proposers import Candidates
 from optuna_arrl.sampler.proposers import KINDS
 from optuna_arrl.sampler.surrogate import kept_trials
+from optuna_arrl.sampler.surrogate import log_acquisition
 from optuna_arrl.sampler.surrogate import Prediction
 from optuna_arrl.sampler.surrogate import Surrogate
 
@@ -33,12 +37,15 @@ from optuna_arrl.sampler.surrogate import Surrogate
 __all__ = [
     "EXPLORATION_FLOOR",
     "FEATURES",
+    "PRIOR_FEATURES",
+    "PRIOR_TERMS",
     "SHARPNESS",
     "SLOT_FEATURES",
     "TRIAL_FEATURES",
     "PolicyInput",
     "PolicyNetwork",
     "PolicyOutput",
+    "PriorMean",
     "action_distribution",
     "policy_input",
 ]
@@ -101,6 +108,23 @@ SLOT_FEATURES: tuple[str, ...] = (
 )
 """Names of the features of a slot token."""
 
+PRIOR_FEATURES: tuple[str, ...] = (
+    "numeric",
+    "integer",
+    "logarithmic",
+    "log_levels",
+    "default",
+    "log_trials",
+    "early",
+    *(f"family_{name}" for name in FAMILIES),
+)
+"""Names of the slot's features that the prior mean may depend on: nothing that a trial has shown,
+for the surrogate learns from that already."""
+
+PRIOR_TERMS = 4
+"""Functions of a slot's move from the first trial that the prior mean is a sum of: the move, its
+size, its square, and whether it moved (of a choice that alone)."""
+
 TRIAL_FEATURES: tuple[str, ...] = ("loss", "ran", "log_rank", "log_age", "log_incumbent")
 """Names of the features of a trial token."""
 
@@ -108,6 +132,8 @@ _NEVER = -1e9  # logit that a softmax makes nothing of
 _RECENT = 16  # trials that the success rate looks back on
 _BEST_TOKENS, _LATEST_TOKENS = 8, 32
 _STILL = 1e-7  # a slot that moved less has not moved
+_LARGE = 6e4  # still a number in half precision
+_FACTOR_SD, _MOST_FACTOR = 0.5, 3.0  # of the prior mean
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,10 +142,14 @@ class PolicyInput:
 
     Attributes:
         features: (..., C, F), F = len(FEATURES).
-        acquisition: (..., C), log-acquisition less that of the best legal candidate that is not
-            `floor_only`, in [-15, 0].
-        forecast: (..., C, 3), the surrogate's own forecast: mean and log sd of the warped loss as
-            it would be measured, log-odds that the trial does not run.
+        forecast: (..., C, 3), the surrogate's own forecast: mean and log sd of the warped loss
+            without noise, log-odds that the trial does not run.
+        aim: (..., 2), the warped loss to beat, and the logarithm of the noise variance of the
+            warped losses.
+        unexplained: (..., C, D, PRIOR_TERMS), what the trials leave open of the terms of a
+            candidate's moves from the first trial.
+        gram, support: (..., F, F) and (..., F), F = D × PRIOR_TERMS, what the trials say of these
+            terms (Regression).
         moves: (..., C, D), how far a candidate lies from the incumbent: unit values, for choices
             1 where it takes another.
         distances: (..., C, K), to the trials of the trial tokens, in lengthscales.
@@ -133,8 +163,11 @@ class PolicyInput:
     """
 
     features: Tensor
-    acquisition: Tensor
     forecast: Tensor
+    aim: Tensor
+    unexplained: Tensor
+    gram: Tensor
+    support: Tensor
     moves: Tensor
     distances: Tensor
     mask: Tensor
@@ -209,9 +242,9 @@ def policy_input(
     # space would win; but a step from a trial that ran is the better bet.
     edits = (candidates.parents >= 0) & candidates.legal
     floor_only = ~edits & edits.any(1, keepdim=True)
-    best = acquisition.masked_fill(floor_only | ~candidates.legal, -math.inf)
-    best = best.amax(1, keepdim=True)
-    relative = (acquisition - best).clamp(-15.0, 0.0)
+    compared = candidates.legal & ~floor_only
+    best = acquisition.masked_fill(~compared, -math.inf).amax(1, keepdim=True)
+    relative = _relative(acquisition, compared)
     trials = kept_trials(history, _BEST_TOKENS, _LATEST_TOKENS)
     columns = {
         "acquisition": relative / 5.0,
@@ -227,13 +260,13 @@ def policy_input(
         "best_acquisition": best / 3.0,
     }
     features = torch.stack([columns[name].expand_as(mean) for name in FEATURES], -1)
-    measured = (sd.square() + surrogate.log_noise.exp()).sqrt().log()
     odds = p_runs.clamp(1e-4, 1.0 - 1e-4)
     place = torch.searchsorted(surrogate.trials.contiguous(), trials.contiguous())
     state = PolicyInput(
         features=features.clamp(-5.0, 5.0),
-        acquisition=relative,
-        forecast=torch.stack([mean, measured, (1.0 - odds).log() - odds.log()], -1),
+        forecast=torch.stack([mean, sd.log(), (1.0 - odds).log() - odds.log()], -1),
+        aim=torch.cat([surrogate.best, surrogate.log_noise], 1),
+        **_regression(history, candidates, surrogate),
         moves=_moves(history, candidates),
         distances=distances.gather(2, place[:, None].expand(-1, len(candidates), -1)).clamp(
             max=20
@@ -264,6 +297,27 @@ def _moves(history: History, candidates: Candidates) -> Tensor:
     moves = candidates.points - _incumbents(history)
     moves = torch.where(moves.abs() > _STILL, moves, 0.0)
     return torch.where(history.cube.categorical[:, None], (moves != 0).to(moves), moves)
+
+
+def _regression(
+    history: History, candidates: Candidates, surrogate: Surrogate
+) -> dict[str, Tensor]:
+    """Return what the trials say of the prior's terms."""
+    cube, points = history.cube, candidates.points
+    first = history.points[:, :1] if len(history) else points[:, :1]
+
+    def terms(at: Tensor) -> Tensor:
+        move = at - first
+        moved = ((move.abs() > _STILL) & cube.movable[:, None]).to(move)
+        move = move * cube.numeric[:, None]
+        return torch.stack([move, move.abs(), move.square(), moved], -1).flatten(2)
+
+    unexplained, gram, support = surrogate.regress(points, terms)
+    return {
+        "unexplained": unexplained.reshape(*points.shape, PRIOR_TERMS) * (len(history) > 0),
+        "gram": gram.clamp(-_LARGE, _LARGE),
+        "support": support.clamp(-_LARGE, _LARGE),
+    }
 
 
 def _among_trials(history: History, surrogate: Surrogate, distances: Tensor) -> dict[str, Tensor]:
@@ -397,11 +451,56 @@ def _trial_tokens(history: History, surrogate: Surrogate, trials: Tensor) -> Ten
     return torch.stack([columns[name] for name in TRIAL_FEATURES], -1).clamp(-5.0, 5.0)
 
 
+def _relative(acquisition: Tensor, compared: Tensor) -> Tensor:
+    """Return log-acquisitions less the largest of those `compared`, in [-15, 0]."""
+    best = acquisition.masked_fill(~compared, -math.inf).amax(-1, keepdim=True)
+    return (acquisition - best).clamp(-15.0, 0.0)
+
+
+class PriorMean(nn.Module):
+    """What slots say of a loss before the trials do: a sum over slots of terms of their moves.
+
+    A slot without a name says nothing.
+
+    Args:
+        width: Of the hidden layers.
+    """
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        self.embed = nn.Linear(len(PRIOR_FEATURES), width)
+        self.mix = nn.Linear(2 * width, width)
+        self.effects = nn.Linear(width, PRIOR_TERMS)
+        nn.init.zeros_(self.effects.weight)
+        nn.init.zeros_(self.effects.bias)
+
+    def forward(self, inputs: PolicyInput) -> Tensor:
+        """Return by how much the posterior mean of the warped losses moves, (..., C).
+
+        As much of the prior mean counts as the trials bear out: its factor is normal about 1
+        before them, so that after them it is about (1/sd² + support) / (1/sd² + gram).
+        """
+        columns = [SLOT_FEATURES.index(name) for name in PRIOR_FEATURES]
+        own = torch.relu(self.embed(inputs.slots[..., columns]))
+        context = _pooled(own, inputs.slot_mask)[..., None, :].expand_as(own)
+        effects = self.effects(torch.relu(self.mix(torch.cat([own, context], -1))))
+        unknown = inputs.slots[..., SLOT_FEATURES.index("family_unknown")] > 0.0
+        effects = effects * (inputs.slot_mask & ~unknown)[..., None]
+        shift: Tensor = (inputs.unexplained * effects[..., None, :, :]).sum((-2, -1))
+        flat = effects.flatten(-2)
+        support = (flat * inputs.support).sum(-1, keepdim=True)
+        gram = (flat * (inputs.gram @ flat[..., None])[..., 0]).sum(-1, keepdim=True)
+        precision = _FACTOR_SD**-2
+        factor = (precision + support) / (precision + gram.clamp(min=0.0))
+        shift = factor.clamp(0.0, _MOST_FACTOR) * shift
+        return shift
+
+
 class PolicyNetwork(nn.Module):
     """Candidates, slots and trials as sets of tokens.
 
-    About 40,000 weights. The initial ones are a function of the seed alone and leave torch's
-    global generator untouched.
+    The prior mean learns from outcomes alone: no gradient of the scores reaches it. The initial
+    weights are a function of the seed alone and leave torch's global generator untouched.
 
     Args:
         seed: Of the initial weights.
@@ -430,6 +529,7 @@ class PolicyNetwork(nn.Module):
             self.correction = nn.Linear(width, 3)
             self.value_hidden = nn.Linear(width, width)
             self.value = nn.Linear(width, 1)
+            self.prior = PriorMean(half)
         for head in (self.slot_effects, self.residual, self.correction, self.value):
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)
@@ -446,10 +546,19 @@ class PolicyNetwork(nn.Module):
         mixed = self.mix(torch.cat([own, around, trend[..., None]], -1))
         mixed = torch.relu(mixed + state[..., None, :])
         hidden = torch.relu(self.hidden(mixed))
-        logits = self.log_scale.exp() * inputs.acquisition + trend + self.residual(hidden)[..., 0]
+        mean, log_sd, crash_logit = inputs.forecast.unbind(-1)
+        mean = mean + self.prior(inputs)
+        own = log_acquisition(
+            inputs.aim[..., :1], mean.detach(), log_sd.exp(), torch.sigmoid(-crash_logit)
+        )
+        acquisition = _relative(own, inputs.mask & ~inputs.floor_only)
+        logits = self.log_scale.exp() * acquisition + trend + self.residual(hidden)[..., 0]
         logits = logits.masked_fill(inputs.floor_only, _NEVER)
         value = torch.relu(self.value_hidden(_pooled(mixed, inputs.mask)))
-        forecast = inputs.forecast + self.correction(hidden)
+        log_noise = inputs.aim[..., 1:].expand_as(log_sd)
+        measured = 0.5 * torch.logaddexp(2.0 * log_sd, log_noise)
+        forecast = torch.stack([mean.detach(), measured, crash_logit], -1)
+        forecast = forecast + self.correction(hidden)
         return PolicyOutput(logits, self.value(value)[..., 0], *forecast.unbind(-1))
 
     def _slots(self, inputs: PolicyInput) -> tuple[Tensor, Tensor]:

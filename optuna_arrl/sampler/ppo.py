@@ -62,7 +62,7 @@ class PPOConfig:
     gae_lambda: float = 0.95
     epochs: int = 4
     minibatch_size: int = 64
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-3
     max_grad_norm: float = 0.5
     exploration_floor: float = EXPLORATION_FLOOR
     sharpness: float = SHARPNESS

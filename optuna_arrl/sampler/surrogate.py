@@ -12,6 +12,7 @@ hyperparameters are fitted to at most 128 of them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 import math
 from typing import NamedTuple
@@ -290,6 +291,22 @@ def _clipped(warp: Warp, losses: Tensor, ran: Tensor) -> Tensor:
     return torch.where(ran, warp(torch.where(ran, losses, warp.best)).clamp(-3.0, 2.5), 0.0)
 
 
+class Regression(NamedTuple):
+    """What trials X with deviations y say of a function f as a part of the prior mean.
+
+    Attributes:
+        unexplained: (B, C, F), f(x) - k(x, X) K⁻¹ f(X): by so much the posterior mean moves
+            with f in the prior mean (Rasmussen & Williams, equation 2.38).
+        gram: (B, F, F), f(X)ᵀ K⁻¹ f(X).
+        support: (B, F), f(X)ᵀ K⁻¹ y. With β f in the prior mean the log-likelihood of the trials
+            is larger by β support - β² gram / 2.
+    """
+
+    unexplained: Tensor
+    gram: Tensor
+    support: Tensor
+
+
 class Surrogate:
     """Value and crash processes of B studies, fitted to their histories and nothing else.
 
@@ -313,6 +330,7 @@ class Surrogate:
         self._cube = history.cube
         self.theta = theta
         self.trials = kept_trials(history, _BEST, _LATEST)
+        self._points = history.at(self.trials)
         data, self.warp = _data(history, self.trials)
         self.ran = data.known[:, 0] > 0.0
         self.warped = (data.targets[:, 0] + _PESSIMISM) * self.ran
@@ -337,6 +355,25 @@ class Surrogate:
             ]
             best = _POSTERIOR_BEST * lowest[0] + (1.0 - _POSTERIOR_BEST) * lowest[1]
             self.best = torch.where(best.isfinite(), best, 0.0)
+
+    def regress(self, points: Tensor, terms: Callable[[Tensor], Tensor]) -> Regression:
+        """Return what the trials say of functions of a point as parts of the prior mean.
+
+        Args:
+            points: (B, C, D) legal points.
+            terms: Returns (B, m, F), F functions of m points (B, m, D) a study.
+        """
+        scaled = self._cube.features(points) * self._inverse_lengthscales[:, 0]
+        scale = torch.exp(self.theta.scale[:, 0])[:, None, None]
+        known, whitener = self._known[:, 0], self._whitener[:, 0]
+        cross = scale * _matern(_distances(scaled, self._scaled[:, 0])) * known[:, None]
+        whitened = whitener @ (terms(self._points) * known[..., None])
+        deviations = whitener @ ((self.warped - _PESSIMISM) * known)[..., None]
+        return Regression(
+            unexplained=terms(points) - (cross @ whitener.mT) @ whitened,
+            gram=whitened.mT @ whitened,
+            support=(whitened.mT @ deviations)[..., 0],
+        )
 
     @property
     def log_lengthscales(self) -> Tensor:
@@ -391,14 +428,8 @@ class Surrogate:
         return by_slot[:, 0], by_slot[:, 1]
 
     def log_acquisition(self, prediction: Prediction) -> Tensor:
-        """Return (B, C) natural logarithms of how much edits promise.
-
-        log expected improvement + 2.5 log P(runs).
-        """
-        mean, sd, p_runs, _ = prediction
-        sd = _WIDER * sd
-        improvement = sd.log() + log_improvement((self.best - _XI - mean) / sd)
-        return improvement + _RUNS_POWER * p_runs.clamp(min=1e-6).log()
+        """Return (B, C) natural logarithms of how much edits promise."""
+        return log_acquisition(self.best, *prediction[:3])
 
     def expected_gain(self, prediction: Prediction) -> Tensor:
         """Return the expected improvement on the best loss so far, in the losses' own unit.
@@ -417,6 +448,19 @@ class Surrogate:
     def warped_losses(self, losses: Tensor) -> Tensor:
         """Return losses (B, m) on the scale that the value process models, in [-3, 2.5]."""
         return _clipped(self.warp, losses, torch.ones_like(losses, dtype=torch.bool))
+
+
+def log_acquisition(best: Tensor, mean: Tensor, sd: Tensor, p_runs: Tensor) -> Tensor:
+    """Return log expected improvement + 2.5 log P(runs).
+
+    Args:
+        best: The warped loss to beat.
+        mean, sd: Of the warped loss, without noise.
+        p_runs: Probability that the trial runs.
+    """
+    sd = _WIDER * sd
+    improvement = sd.log() + log_improvement((best - _XI - mean) / sd)
+    return improvement + _RUNS_POWER * p_runs.clamp(min=1e-6).log()
 
 
 def log_improvement(u: Tensor) -> Tensor:

@@ -140,7 +140,7 @@ def _check_compiles(body: str) -> None:
             warnings.simplefilter("ignore", SyntaxWarning)  # the script's own affair
             compile(body, "train.py", "exec", dont_inherit=True)
     except SyntaxError as error:
-        raise InvalidScript(f"line {error.lineno}: {error.msg}.") from None
+        raise InvalidScript(f"line {error.lineno} is no valid Python: {error.msg}.") from None
     except (ValueError, RecursionError, MemoryError) as error:  # null bytes, absurd nesting
         raise InvalidScript(f"the script does not compile: {error}.") from None
 
@@ -200,7 +200,7 @@ def normalised_hash(source: str) -> str:
         tree = ast.parse(source.removeprefix(_BOM))
         canonical = repr(_canonical(tree))
     except SyntaxError as error:
-        raise InvalidScript(f"line {error.lineno}: {error.msg}.") from None
+        raise InvalidScript(f"line {error.lineno} is no valid Python: {error.msg}.") from None
     except (ValueError, RecursionError, MemoryError) as error:
         raise InvalidScript(f"the script does not parse: {error}.") from None
     return hashlib.sha256(canonical.encode("utf-8", "backslashreplace")).hexdigest()

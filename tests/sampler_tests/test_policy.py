@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import dataclasses
 import math
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from safetensors.torch import load_file
 from safetensors.torch import save_file
 import torch
+from torch import Tensor
 
 from optuna_arrl.sampler.cube import Cube
 from optuna_arrl.sampler.history import History
@@ -24,10 +26,13 @@ from optuna_arrl.sampler.policy import FEATURES
 from optuna_arrl.sampler.policy import policy_input
 from optuna_arrl.sampler.policy import PolicyInput
 from optuna_arrl.sampler.policy import PolicyNetwork
+from optuna_arrl.sampler.policy import PRIOR_TERMS
 from optuna_arrl.sampler.policy import SLOT_FEATURES
 from optuna_arrl.sampler.policy import TRIAL_FEATURES
 from optuna_arrl.sampler.proposers import propose
 from optuna_arrl.sampler.space import Space
+from optuna_arrl.sampler.surrogate import _matern as matern
+from optuna_arrl.sampler.surrogate import log_acquisition
 from optuna_arrl.sampler.surrogate import Surrogate
 
 
@@ -70,9 +75,9 @@ def test_features_are_finite_and_of_order_one(n: int, failures: float) -> None:
     assert state.trials.shape == (1, min(n, 40), len(TRIAL_FEATURES))
     for tokens in (state.features, state.slots, state.trials, state.moves):
         assert tokens.isfinite().all() and (tokens.abs() <= 5.0).all()
-    legal = state.acquisition[state.mask & ~state.floor_only]
-    assert legal.max() == 0.0 and legal.min() >= -15.0
-    assert state.forecast.isfinite().all()
+    assert state.forecast.isfinite().all() and state.aim.isfinite().all()
+    assert state.unexplained.shape == (1, 32, 5, PRIOR_TERMS)
+    assert state.unexplained.isfinite().all() and (state.unexplained.abs() <= 2.0).all()
 
 
 @pytest.mark.parametrize("distributions", [{}, {"x": IntDistribution(3, 3)}])
@@ -181,6 +186,106 @@ def test_a_slot_s_opinion_moves_the_score_along_its_direction() -> None:
     expected = PolicyNetwork()(state).logits + 2.0 * (state.moves * numeric[:, None]).sum(2)
     edits = ~state.floor_only
     torch.testing.assert_close(network(state).logits[edits], expected[edits])
+
+
+def leaning(network: PolicyNetwork, effects: list[float]) -> PolicyNetwork:
+    """The same effects for every slot that has a name."""
+    with torch.no_grad():
+        network.prior.effects.bias.copy_(torch.tensor(effects))
+    return network
+
+
+NUMBERS = Space(
+    {
+        "learning_rate": FloatDistribution(1e-4, 1e-1, log=True),
+        "depth": IntDistribution(1, 12),
+        "u": FloatDistribution(0.0, 1.0),
+    }
+)
+
+
+def posterior(
+    past: History, points: Tensor, prior: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, float]:
+    """Worked out anew: the mean at points with a prior mean, and the factor it has."""
+    surrogate = Surrogate(past)
+    theta = surrogate.theta
+
+    def covariance(a: Tensor, b: Tensor) -> Tensor:
+        scaled = [past.cube.features(x) / theta.lengthscale[:, 0].exp() for x in (a, b)]
+        return theta.scale[0, 0].exp() * matern(torch.cdist(*scaled))
+
+    noise = theta.noise[0, 0].exp() + 1e-6 * theta.scale[0, 0].exp()
+    inside = covariance(past.points, past.points) + noise * torch.eye(len(past))
+    f, y = prior(past.points)[..., None], (surrogate.warped - 0.3)[..., None]
+    support, gram = ((f.mT @ torch.linalg.solve(inside, x)).item() for x in (y, f))
+    factor = (4.0 + support) / (4.0 + gram)
+    shift = covariance(points, past.points) @ torch.linalg.solve(inside, f)
+    mean = surrogate.predict(points).mean + factor * (prior(points) - shift[..., 0])
+    return mean, factor
+
+
+@pytest.mark.parametrize(("slope", "curve"), [(-0.7, 0.4), (0.3, 0.0)])
+def test_a_prior_mean_is_that_of_a_gaussian_process(slope: float, curve: float) -> None:
+    past = history(20, failures=0.0, space=NUMBERS)
+    candidates, surrogate = propose(past, generator(0), 32), Surrogate(past)
+    state = policy_input(past, candidates, surrogate)
+
+    def prior(points: Tensor) -> Tensor:
+        move = (points - past.points[:, :1])[..., :2]  # the third slot has no name
+        return (slope * move + curve * move.square()).sum(-1)
+
+    mean, factor = posterior(past, candidates.points, prior)
+    assert 0.0 < factor < 3.0
+    _, sd, p_runs, _ = surrogate.predict(candidates.points)
+    edits = ~state.floor_only & state.mask
+    expected = log_acquisition(surrogate.best, mean, sd, p_runs)[edits]
+    expected = (expected - expected.max()).clamp(min=-15.0)
+    network = leaning(PolicyNetwork(scale=1.0), [slope, 0.0, curve, 0.0])
+    torch.testing.assert_close(
+        network(state).logits[edits], expected.float(), rtol=1e-2, atol=1e-2
+    )
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_prior_counts_as_far_as_the_trials_bear_it_out(sign: float) -> None:
+    """Losses fall along a slot; who expects it is believed, who expects the opposite is not."""
+    names = ("learning_rate", "u")  # the second says nothing
+    space = Space({name: NUMBERS.distributions[name] for name in names})
+    past = history(30, failures=0.0, space=space)
+    move = past.points - past.points[:, :1]
+    past = dataclasses.replace(past, losses=5.0 - 4.0 * move[..., 0].double())
+    state = policy_input(past, propose(past, generator(0), 32), Surrogate(past))
+    with torch.no_grad():
+        network = leaning(PolicyNetwork(), [-sign, 0.0, 0.0, 0.0])
+        network.prior.effects.weight.zero_()
+        terms = -sign * state.unexplained[..., 0, 0]
+        factor = (network.prior(state) / terms).median()
+    assert (factor > 1.0) if sign > 0 else (factor < 0.3)
+
+
+def test_nothing_of_a_prior_is_left_open_at_trials() -> None:
+    past = history(40, failures=0.0, space=NUMBERS)
+
+    def terms(points: Tensor) -> Tensor:
+        return points - past.points[:, :1]
+
+    left = Surrogate(past).regress(past.points, terms).unexplained
+    assert left.square().mean() < 0.02 * terms(past.points).square().mean()
+
+
+def test_slots_without_names_have_no_prior() -> None:
+    past = history(20, space=Space({"u": NUMBERS.distributions["u"]}))
+    state = state_of(past)
+    network = leaning(PolicyNetwork(), [3.0, 3.0, 3.0, 3.0])
+    assert torch.equal(network(state).logits, PolicyNetwork()(state).logits)
+
+
+def test_no_gradient_of_the_scores_reaches_the_prior() -> None:
+    network, state = stirred(PolicyNetwork()), state_of(history(20, space=NUMBERS))
+    output = network(state)
+    (output.logits[~state.floor_only].square().sum() + output.score_mean.sum()).backward()
+    assert all(weight.grad is None for weight in network.prior.parameters())
 
 
 def test_weights_are_few_repeatable_and_leave_the_global_generator_alone() -> None:

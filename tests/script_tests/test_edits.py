@@ -170,7 +170,7 @@ def test_a_result_that_does_not_compile_is_refused(monkeypatch):
     monkeypatch.setattr("optuna_arrl.script.edits.CATALOGUE", (edit,))
     script = Script("X = 1\n")
     assert script.render({"X": 2}) == "X = 2\n"
-    with pytest.raises(InvalidScript, match="line 2: 'return' outside function"):
+    with pytest.raises(InvalidScript, match="line 2 is no valid Python: 'return'"):
         script.render({"catalogue.broken": True})
 
 

@@ -277,7 +277,7 @@ def _draw_cube(random: _Random) -> Cube:
     logarithmic = here & ~categorical & (random.uniform(most) < 0.4)
     low = random.log_uniform(1.0, 8.0, most).floor()
     start, end = (low - 0.5).log(), (low + levels - 0.5).log()
-    named = (random.uniform(1) < 0.35) & here & ~categorical
+    named = (random.uniform(1) < 0.5) & here & ~categorical
     family = 1 + random.below(torch.full((count, most), len(FAMILIES) - 1))
     family = torch.where(named & (random.uniform(most) < 0.8), family, 0)
     return Cube.of(levels, categorical, logarithmic, integer, low, start, end, family)

@@ -1,6 +1,8 @@
-"""Meta-training: PPO over whole studies on random tasks, top to bottom.
+"""Meta-training: the prior mean by likelihood, then PPO over whole studies on random tasks.
 
-One iteration plays a batch of studies, every task several times, and updates the network once:
+First, for a fifth of the iterations, the prior mean learns what candidates would have come to; see
+prior.py. After that an iteration plays a batch of studies, every task several times, and updates
+the rest of the network once:
 
     reward      r_t = log regret before - log regret after trial t, noise-free
     baseline    a critic that is told what the study itself is not: the true regret, the noise, and
@@ -11,7 +13,7 @@ One iteration plays a batch of studies, every task several times, and updates th
 
 The shipped value head is trained beside it on the rewards that a real study shows (rewards.py).
 Iteration `i` of seed `s` is a function of both and of the weights before it: a run can stop after
-any iteration and go on from its checkpoint.
+any iteration of the second stage and go on from its checkpoint.
 """
 
 from __future__ import annotations
@@ -39,6 +41,9 @@ from optuna_arrl.sampler.ppo import ppo_update
 from optuna_arrl.sampler.ppo import PPOConfig
 from optuna_arrl.sampler.pretraining.episodes import Episodes
 from optuna_arrl.sampler.pretraining.episodes import play
+from optuna_arrl.sampler.pretraining.prior import learn_prior
+from optuna_arrl.sampler.pretraining.prior import Memory
+from optuna_arrl.sampler.pretraining.prior import Witness
 from optuna_arrl.sampler.pretraining.tasks import log_regret
 from optuna_arrl.sampler.pretraining.tasks import Tasks
 from optuna_arrl.sampler.proposers import Candidates
@@ -53,6 +58,7 @@ TRAINING_TASKS = 1_000_000
 
 _AHEAD = 12  # trials that the critic looks ahead in the other studies of a task
 _CRITIC_FEATURES = 10
+_REMEMBERED = 20_000  # states, of which 1,000 take 60 MB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,41 +71,48 @@ class Recipe:
         tasks: Different tasks of an iteration of the shortest horizon; fewer of longer ones.
         repeats: Studies of each task, at least 2.
         candidates: To choose from at each trial.
-        warm_up: First iterations, in which only forecast, value and critic learn.
+        warm_up: First iterations, in which only the prior mean and the critic learn; in the others
+            all but the prior.
+        steps: Gradient steps of an iteration of the warm-up.
         horizons: Trials of a study, from the first iterations to the last ones.
-        learning_rate: Of the first iteration; it falls linearly to a tenth.
+        learning_rate: Of the first iteration; it falls linearly to a tenth, and once more after
+            the warm-up.
     """
 
     seed: int = 0
-    iterations: int = 140
+    iterations: int = 200
     tasks: int = 32
     repeats: int = 3
     candidates: int = 96
-    warm_up: int = 3
+    warm_up: int = 40
+    steps: int = 60
     horizons: tuple[int, ...] = (30, 60)
     learning_rate: float = 3e-3
+
+    def progress(self, iteration: int) -> float:
+        """Return how much of its stage, the warm-up or the rest, is done; in [0, 1)."""
+        if iteration < self.warm_up:
+            return iteration / self.warm_up
+        return (iteration - self.warm_up) / (self.iterations - self.warm_up)
 
     def horizon(self, iteration: int) -> int:
         """Return the number of trials of an iteration's studies.
 
-        A curriculum: `horizons` in their order while training goes on, but the last half of the
-        iterations of each stage alternates with all that came before, so that nothing is
-        forgotten.
+        A curriculum, gone through in the warm-up and once more after it: `horizons` in their order
+        while it goes on, but each stage alternates with the one before.
         """
-        stage = min(iteration * len(self.horizons) // self.iterations, len(self.horizons) - 1)
+        stage = int(self.progress(iteration) * len(self.horizons))
         return self.horizons[stage - iteration % 2] if stage > 0 else self.horizons[0]
 
-    def ppo(self, iteration: int) -> PPOConfig:
-        """Return the constants of an iteration's update."""
-        left = 1.0 - iteration / self.iterations
+    def ppo(self) -> PPOConfig:
+        """Return the constants of the updates after the warm-up."""
         return PPOConfig(
             clip_range=0.15,
-            entropy_coefficient=0.0 if iteration < self.warm_up else 0.003,
+            entropy_coefficient=0.003,
             kl_coefficient=0.0,
             target_kl=0.05,
             epochs=2,
             minibatch_size=256,
-            learning_rate=self.learning_rate * (0.1 + 0.9 * left),
             exploration_floor=0.0,
             sharpness=1.0,
         )
@@ -165,6 +178,7 @@ class Training:
         self.critic = Critic(recipe.seed).to(self.device)
         self.optimizer = torch.optim.Adam(self.network.parameters(), betas=(0.9, 0.98))
         self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), lr=3e-3)
+        self.memory = Memory(_REMEMBERED)
         self.iteration = 0
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -172,8 +186,19 @@ class Training:
         while self.iteration < self.recipe.iterations:
             yield self._iterate()
 
+    @property
+    def warming(self) -> bool:
+        """Whether the next iteration belongs to the warm-up."""
+        return self.iteration < self.recipe.warm_up
+
     def checkpoint(self) -> bytes:
-        """Return all that the rest of the run depends on."""
+        """Return all that the rest of the run depends on.
+
+        Raises:
+            RuntimeError: Within the warm-up, which depends on what is remembered too: gigabytes.
+        """
+        if self.warming:
+            raise RuntimeError("There are no checkpoints within the warm-up.")
         buffer = io.BytesIO()
         state = [part.state_dict() for part in self._parts()]
         torch.save({"recipe": asdict(self.recipe), "at": self.iteration, "state": state}, buffer)
@@ -198,51 +223,91 @@ class Training:
     def _iterate(self) -> dict[str, Any]:
         recipe, began = self.recipe, time.perf_counter()
         seed = TRAINING_TASKS + 10_000 * recipe.seed + self.iteration
+        warming = self.warming
+        # The prior needs no third study of a task: more tasks teach more.
+        repeats = 2 if warming else recipe.repeats
         horizon = recipe.horizon(self.iteration)
         different = round(recipe.tasks * math.sqrt(recipe.horizons[0] / horizon))
-        rows = torch.arange(different, device=self.device).repeat(recipe.repeats)
+        different = different * recipe.repeats // repeats
+        rows = torch.arange(different, device=self.device).repeat(repeats)
         tasks = Tasks.draw(different, seed, self.device)[rows]
         generator = torch.Generator(self.device).manual_seed(seed)
-        recorder = _Recorder(self.network, generator)
-        played = play(tasks, horizon, seed, recorder, candidates=recipe.candidates)
-        seconds = time.perf_counter() - began
-
-        config = recipe.ppo(self.iteration)
-        batch, figures = self._batch(tasks, played, recorder, config)
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate
-        shuffle = torch.Generator().manual_seed(seed)
-        update = ppo_update(self.network, self.optimizer, batch, config, shuffle)
+        learn = self._learn_prior if warming else self._learn_scores
+        played, figures, seconds = learn(tasks, horizon, seed, generator, repeats)
         self.iteration += 1
+        if not self.warming:
+            self.memory = Memory(0)
         curve = played.log_regret.mean(0).tolist()
         marks = {f"log_regret_{n}": curve[n - 1] for n in (12, 25, 50, 100) if n <= horizon}
         return {
             "iteration": self.iteration,
             "horizon": horizon,
             **{name: round(value, 4) for name, value in {**marks, **figures}.items()},
-            **{name: round(value, 4) for name, value in asdict(update).items()},
             "failures": round(1.0 - float(played.history.ran.float().mean()), 4),
             "scale": round(float(self.network.log_scale.detach().exp()), 3),
-            "seconds_playing": round(seconds, 1),
+            "seconds_playing": round(seconds - began, 1),
             "seconds": round(time.perf_counter() - began, 1),
         }
 
-    def _batch(
-        self, tasks: Tasks, played: Episodes, recorder: _Recorder, config: PPOConfig
-    ) -> tuple[Batch, dict[str, float]]:
-        """Return the steps to learn from, study after study within each trial number."""
-        features = _critic_features(tasks, played, self.recipe.repeats)
+    def _learn_prior(
+        self, tasks: Tasks, horizon: int, seed: int, generator: torch.Generator, repeats: int
+    ) -> tuple[Episodes, dict[str, float], float]:
+        """Play, remember, and raise the likelihood of what is remembered."""
+        recipe = self.recipe
+        witness = Witness(self.network, tasks, generator, first=self.iteration)
+        played = play(tasks, horizon, seed, witness, candidates=recipe.candidates)
+        seconds = time.perf_counter()
+        self.memory.add(PolicyInput.cat(witness.inputs), torch.cat(witness.outcomes))
+        self._set_learning_rate(self.iteration / recipe.warm_up)
+        shuffle = torch.Generator().manual_seed(seed)
+        loss = learn_prior(self.network, self.optimizer, self.memory, recipe.steps, shuffle)
+        _, explained = self._judge(tasks, played, repeats, PPOConfig())
+        return played, {"prior_loss": loss, "critic_explained": explained}, seconds
+
+    def _learn_scores(
+        self, tasks: Tasks, horizon: int, seed: int, generator: torch.Generator, repeats: int
+    ) -> tuple[Episodes, dict[str, float], float]:
+        """Play, and update by PPO."""
+        recorder = _Recorder(self.network, generator)
+        played = play(tasks, horizon, seed, recorder, candidates=self.recipe.candidates)
+        seconds = time.perf_counter()
+        config = self.recipe.ppo()
+        advantage, explained = self._judge(tasks, played, repeats, config)
+        batch = self._batch(played, recorder, advantage, config)
+        self._set_learning_rate(self.recipe.progress(self.iteration))
+        # As the prior moves, so does the distribution that actions are drawn from, and PPO could
+        # not tell what it did itself: the prior stays as it is.
+        self.network.prior.requires_grad_(False)
+        shuffle = torch.Generator().manual_seed(seed)
+        update = asdict(ppo_update(self.network, self.optimizer, batch, config, shuffle))
+        del update["reference_kl"]
+        return played, {"critic_explained": explained, **update}, seconds
+
+    def _set_learning_rate(self, progress: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.learning_rate * (1.0 - 0.9 * progress)
+
+    def _judge(
+        self, tasks: Tasks, played: Episodes, repeats: int, config: PPOConfig
+    ) -> tuple[Tensor, float]:
+        """Return the advantages (B, n - 1), and what share of the returns' variance the critic
+        explained; and let the critic learn from the studies.
+        """
+        features = _critic_features(tasks, played, repeats)
         with torch.no_grad():
             values = self.critic(features)
         gains = played.log_regret[:, :-1] - played.log_regret[:, 1:]
         advantage, target = generalized_advantage(
             gains, values[:, :-1], values[:, -1], config.discount, config.gae_lambda
         )
-        error = self._fit_critic(features[:, :-1], target)
+        self._fit_critic(features[:, :-1], target)
         explained = 1.0 - (target - values[:, :-1]).var() / target.var().clamp(min=1e-8)
-        if self.iteration < self.recipe.warm_up:
-            advantage = torch.zeros_like(advantage)
+        return advantage, float(explained)
 
+    def _batch(
+        self, played: Episodes, recorder: _Recorder, advantage: Tensor, config: PPOConfig
+    ) -> Batch:
+        """Return the steps to learn from, study after study within each trial number."""
         shown = _shown_rewards(played).to(self.device)
         own = torch.stack(recorder.values, 1)
         _, returns = generalized_advantage(
@@ -258,26 +323,23 @@ class Training:
             )
         ]
         inputs = PolicyInput.cat(recorder.inputs)
-        log_prob = torch.cat(recorder.log_probs)
-        batch = Batch(
+        return Batch(
             inputs=inputs,
             action=torch.cat(recorder.actions),
-            log_prob=log_prob,
+            log_prob=torch.cat(recorder.log_probs),
             advantage=advantage.T.flatten().clamp(-4.0 * advantage.std(), 4.0 * advantage.std()),
             return_=returns.T.flatten(),
-            reference=torch.zeros_like(inputs.acquisition),
+            reference=torch.zeros_like(inputs.mask, dtype=torch.float32),
             score=torch.cat(scores).float(),
             ran=history.ran.T[1:].flatten().float(),
         )
-        return batch, {"critic_loss": error, "critic_explained": float(explained)}
 
-    def _fit_critic(self, features: Tensor, target: Tensor) -> float:
+    def _fit_critic(self, features: Tensor, target: Tensor) -> None:
         for _ in range(20):
             loss = (self.critic(features) - target).square().mean()
             self.critic_optimizer.zero_grad()
             loss.backward()
             self.critic_optimizer.step()
-        return float(loss.detach())
 
 
 def _critic_features(tasks: Tasks, played: Episodes, repeats: int) -> Tensor:

@@ -1,0 +1,289 @@
+"""What each part of the policy is worth: one left out at a time, on fresh tasks of its training.
+
+    python -m benchmarks.ablations run runs/ablations.jsonl --tasks 512 --trials 50
+    python -m benchmarks.ablations report runs/ablations.jsonl
+
+Every variant plays the same tasks with the same noise and the same draws of candidates. The tasks'
+seeds lie below those of training: nothing was learned on them. Interrupted, `run` goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+import copy
+from dataclasses import replace
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks import _records
+from optuna_arrl.sampler.history import History
+from optuna_arrl.sampler.learner import shipped_policy
+from optuna_arrl.sampler.policy import action_distribution
+from optuna_arrl.sampler.policy import policy_input
+from optuna_arrl.sampler.policy import PolicyInput
+from optuna_arrl.sampler.policy import PolicyNetwork
+from optuna_arrl.sampler.policy import SLOT_FEATURES
+from optuna_arrl.sampler.ppo import Batch
+from optuna_arrl.sampler.ppo import generalized_advantage
+from optuna_arrl.sampler.ppo import ppo_update
+from optuna_arrl.sampler.ppo import PPOConfig
+from optuna_arrl.sampler.pretraining.checking import summarise
+from optuna_arrl.sampler.pretraining.episodes import Choose
+from optuna_arrl.sampler.pretraining.episodes import play
+from optuna_arrl.sampler.pretraining.tasks import Tasks
+from optuna_arrl.sampler.proposers import Candidates
+from optuna_arrl.sampler.rewards import rewards
+from optuna_arrl.sampler.surrogate import Surrogate
+
+
+_SIDE_BY_SIDE = 64  # tasks a lot
+_MARKS = (12, 25, 50, 100, 300)
+_NEVER = -50.0  # as a logit or a logarithm
+_BATCH = 16  # trials that a study's update learns from
+
+_Change = Callable[[PolicyInput], PolicyInput]
+
+
+def _drawing(network: PolicyNetwork, seed: int, change: _Change = lambda state: state) -> Choose:
+    """Return the policy of a network that sees its input changed."""
+    generator = torch.Generator().manual_seed(seed)
+
+    @torch.no_grad()
+    def choose(history: History, offered: Candidates, surrogate: Surrogate) -> Tensor:
+        state = change(policy_input(history, offered, surrogate))
+        odds = action_distribution(network(state).logits, state.mask).exp()
+        return torch.multinomial(odds, 1, generator=generator)[:, 0]
+
+    return choose
+
+
+def _random(seed: int) -> Choose:
+    """Return the policy that takes any of the edits at random."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def choose(history: History, offered: Candidates, surrogate: Surrogate) -> Tensor:
+        state = policy_input(history, offered, surrogate)
+        edits = (state.mask & ~state.floor_only).float()
+        return torch.multinomial(edits, 1, generator=generator)[:, 0]
+
+    return choose
+
+
+@torch.no_grad()
+def _without(network: PolicyNetwork, *parts: str) -> PolicyNetwork:
+    """Return a copy in which modules are zero."""
+    copied = copy.deepcopy(network)
+    for part in parts:
+        for weight in copied.get_submodule(part).parameters():
+            weight.zero_()
+    return copied
+
+
+@torch.no_grad()
+def _without_acquisition(network: PolicyNetwork) -> PolicyNetwork:
+    copied = copy.deepcopy(network)
+    copied.log_scale.fill_(_NEVER)
+    return copied
+
+
+def _before_ppo(network: PolicyNetwork) -> PolicyNetwork:
+    """Return what likelihood alone taught: PPO leaves the prior mean as it is."""
+    before = PolicyNetwork()
+    before.prior.load_state_dict(network.prior.state_dict())
+    return before
+
+
+def _nameless(state: PolicyInput) -> PolicyInput:
+    slots = state.slots.clone()
+    families = [i for i, name in enumerate(SLOT_FEATURES) if name.startswith("family_")]
+    slots[..., families] = 0.0
+    slots[..., SLOT_FEATURES.index("family_unknown")] = 1.0
+    return replace(state, slots=slots * state.slot_mask[..., None])
+
+
+def _without_trials(state: PolicyInput) -> PolicyInput:
+    return replace(state, trial_mask=torch.zeros_like(state.trial_mask))
+
+
+class Learning:
+    """The policy as it goes on learning: every study has a network of its own.
+
+    Args:
+        network: What each study begins with.
+        seed: Of the draws.
+        config: Constants of the updates.
+        studies: B.
+    """
+
+    def __init__(self, network: PolicyNetwork, seed: int, config: PPOConfig, studies: int) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+        self.config = config
+        self.reference = network
+        self.networks = [copy.deepcopy(network).requires_grad_(True) for _ in range(studies)]
+        self.optimizers = [
+            torch.optim.Adam(n.parameters(), lr=config.learning_rate) for n in self.networks
+        ]
+        self.steps: list[tuple[PolicyInput, Tensor, Tensor, Tensor, Surrogate]] = []
+        self.kl: list[float] = []
+
+    def __call__(self, history: History, offered: Candidates, surrogate: Surrogate) -> Tensor:
+        """Choose, after learning from the last trials where enough have ended."""
+        state = policy_input(history, offered, surrogate)
+        rows = torch.arange(len(self.networks))
+        if len(history) > 1 and (len(history) - 1) % _BATCH == 0:
+            self._learn(history, state)
+        with torch.no_grad():
+            outputs = [n(state[rows[i : i + 1]]) for i, n in enumerate(self.networks)]
+        logits = torch.cat([output.logits for output in outputs])
+        values = torch.cat([output.value for output in outputs])
+        log_probs = action_distribution(logits, state.mask)
+        action = torch.multinomial(log_probs.exp(), 1, generator=self.generator)
+        chosen = log_probs.gather(1, action)[:, 0]
+        self.steps.append((state, action[:, 0], chosen, values, surrogate))
+        return action[:, 0]
+
+    def _learn(self, history: History, state: PolicyInput) -> None:
+        steps, config = self.steps[-_BATCH:], self.config
+        for i, (network, optimizer) in enumerate(zip(self.networks, self.optimizers, strict=True)):
+            row = torch.tensor([i])
+            losses, ran = history.losses[i], history.ran[i]
+            earned = rewards(losses.tolist(), ran.tolist())[-_BATCH:]
+            inputs = PolicyInput.cat([step[0][row] for step in steps])
+            action = torch.cat([step[1][row] for step in steps])
+            with torch.no_grad():
+                last = network(state[row]).value
+                reference = action_distribution(self.reference(inputs).logits, inputs.mask)
+            advantage, return_ = generalized_advantage(
+                torch.tensor(earned),
+                torch.cat([step[3][row] for step in steps]),
+                last[0],
+                config.discount,
+                config.gae_lambda,
+            )
+            score = [
+                float(step[4].warped_losses(history.losses[:, t - _BATCH, None])[i])
+                if ran[t - _BATCH]
+                else math.nan
+                for t, step in enumerate(steps)
+            ]
+            batch = Batch(
+                inputs=inputs,
+                action=action,
+                log_prob=torch.cat([step[2][row] for step in steps]),
+                advantage=advantage,
+                return_=return_,
+                reference=reference,
+                score=torch.tensor(score),
+                ran=ran[-_BATCH:].float(),
+            )
+            shuffle = torch.Generator().manual_seed(len(history))
+            ppo_update(network, optimizer, batch, config, shuffle)
+            with torch.no_grad():
+                now = action_distribution(network(inputs).logits, inputs.mask)
+            difference = now.exp() * (now - reference)
+            self.kl.append(float(difference.masked_fill(~inputs.mask, 0.0).sum(1).mean()))
+
+
+def variants(network: PolicyNetwork) -> dict[str, Callable[[int, int], Choose]]:
+    """Return name → policy of (seed, number of studies)."""
+    acquisition = PolicyNetwork()
+    return {
+        "acquisition alone": lambda seed, _: _drawing(acquisition, seed),
+        "whole network": lambda seed, _: _drawing(network, seed),
+        "prior mean only, no PPO": lambda seed, _: _drawing(_before_ppo(network), seed),
+        "PPO only, no prior mean": lambda seed, _: _drawing(
+            _without(network, "prior.effects"), seed
+        ),
+        "no slot effects": lambda seed, _: _drawing(_without(network, "slot_effects"), seed),
+        "no residual": lambda seed, _: _drawing(_without(network, "residual"), seed),
+        "no acquisition": lambda seed, _: _drawing(_without_acquisition(network), seed),
+        "no names": lambda seed, _: _drawing(network, seed, _nameless),
+        "no trial tokens": lambda seed, _: _drawing(network, seed, _without_trials),
+        "random edits": lambda seed, _: _random(seed),
+        "PPO in the study": lambda seed, studies: Learning(network, seed, PPOConfig(), studies),
+    }
+
+
+def run(args: argparse.Namespace) -> None:
+    """Play what is missing."""
+    policies = variants(shipped_policy(args.policy).network)
+    chosen = args.variants or list(policies)
+    records = _records.load(args.records)
+    done = {(r["variant"], r["seed"], r["trials"]) for r in records}
+    for lot in range(math.ceil(args.tasks / _SIDE_BY_SIDE)):
+        seed = args.seed + lot
+        for name in chosen:
+            if (name, seed, args.trials) in done:
+                continue
+            drawn = Tasks.draw(_SIDE_BY_SIDE, seed)
+            choose = policies[name](seed, _SIDE_BY_SIDE)
+            curve = play(drawn, args.trials, seed, choose).log_regret
+            marks = [mark for mark in _MARKS if mark <= args.trials]
+            record: dict[str, Any] = {"variant": name, "seed": seed, "trials": args.trials}
+            record["log_regret"] = {
+                str(mark): [round(x, 5) for x in curve[:, mark - 1].tolist()] for mark in marks
+            }
+            if isinstance(choose, Learning) and choose.kl:
+                record["kl"] = sum(choose.kl) / len(choose.kl)
+            _records.append(args.records, record)
+            means = "  ".join(f"{mark}: {curve[:, mark - 1].mean():+.3f}" for mark in marks)
+            print(f"{seed} {name}: {means}", flush=True)
+
+
+def report(args: argparse.Namespace) -> None:
+    """Print every variant less the acquisition alone and less the whole network."""
+    records = _records.load(args.records)
+    table: dict[str, dict[int, dict[str, list[float]]]] = {}
+    for record in records:
+        table.setdefault(record["variant"], {})[record["seed"]] = record["log_regret"]
+    for against in ("acquisition alone", "whole network"):
+        if against not in table:
+            continue
+        print(f"\n| log regret less that of: {against} | trials | difference | p | tasks |")
+        print("|---|---|---|---|---|")
+        for name, lots in table.items():
+            shared = sorted(lots.keys() & table[against].keys())
+            if name == against or not shared:
+                continue
+            for mark in lots[shared[0]]:
+                columns = [
+                    torch.tensor([x for seed in shared for x in t[seed][mark]])
+                    for t in (lots, table[against])
+                ]
+                (row,) = summarise((columns[0] - columns[1])[:, None], [1])
+                print(
+                    f"| {name} | {mark} | {row.mean:+.3f} ± {row.half_width:.3f} "
+                    f"| {row.p:.2g} | {row.tasks} |"
+                )
+    kls = [record["kl"] for record in records if "kl" in record]
+    if kls:
+        print(f"\nPPO in the study: mean KL to the shipped policy {sum(kls) / len(kls):.2g} nats")
+
+
+def main() -> None:
+    """Parse the command line and do as it says."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    command = commands.add_parser("run")
+    command.add_argument("records", type=Path)
+    command.add_argument("--tasks", type=int, default=512)
+    command.add_argument("--trials", type=int, default=50)
+    command.add_argument("--seed", type=int, default=50_000, help="of the first lot of tasks")
+    command.add_argument("--policy", default=None, help="default: the shipped weights")
+    command.add_argument("--variants", nargs="*", help="default: all")
+    command.set_defaults(do=run)
+    command = commands.add_parser("report")
+    command.add_argument("records", type=Path)
+    command.set_defaults(do=report)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    args.do(args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""Ablations: every variant plays the same tasks, once."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+from safetensors.torch import save_file
+import torch
+
+from benchmarks import _records
+from benchmarks import ablations
+from optuna_arrl.sampler.policy import PolicyNetwork
+
+
+@pytest.fixture(autouse=True)
+def few_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ablations, "_SIDE_BY_SIDE", 3)
+
+
+def arguments(path: Path, **given: object) -> argparse.Namespace:
+    defaults = {"tasks": 3, "trials": 12, "seed": 7, "policy": "acquisition", "variants": None}
+    return argparse.Namespace(records=path, **{**defaults, **given})
+
+
+def test_what_learned_nothing_is_the_acquisition(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "records.jsonl"
+    ablations.run(arguments(path))
+    by_name = {record["variant"]: record["log_regret"]["12"] for record in _records.load(path)}
+    alone = by_name.pop("acquisition alone")
+    others = {"random edits", "no acquisition", "PPO in the study"}
+    for name in by_name.keys() - others:
+        assert by_name[name] == alone, name
+    assert by_name["random edits"] != alone
+    ablations.run(arguments(path))  # nothing is missing
+    assert len(_records.load(path)) == len(by_name) + 1
+    ablations.report(arguments(path))
+    assert "| whole network | 12 | +0.000 ± 0.000 |" in capsys.readouterr().out
+
+
+def test_a_study_that_learns_ends_with_another_policy(tmp_path: Path) -> None:
+    network = PolicyNetwork(seed=3)
+    save_file(network.state_dict(), tmp_path / "policy.safetensors")
+    path = tmp_path / "records.jsonl"
+    given = {"policy": tmp_path / "policy.safetensors", "trials": 18}
+    ablations.run(arguments(path, variants=["PPO in the study"], **given))
+    (record,) = _records.load(path)
+    assert record["kl"] > 0.0
+
+
+def test_without_a_part_the_rest_stays() -> None:
+    network = PolicyNetwork()
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.fill_(0.5)
+    cut = ablations._without(network, "slot_effects")
+    for name, weight in cut.named_parameters():
+        assert torch.equal(weight, torch.full_like(weight, 0.0 if "slot_effects" in name else 0.5))
