@@ -157,9 +157,9 @@ def test_a_choice_keeps_its_type():
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("x = (1,\n", r"line 1: '\(' was never closed"),
-        ("def f():\nreturn 1\n", "line 2: expected an indented block"),
-        ("return 1\n", "line 1: 'return' outside function"),
+        ("x = (1,\n", r"line 1 is no valid Python: '\(' was never closed"),
+        ("def f():\nreturn 1\n", "line 2 is no valid Python: expected an indented block"),
+        ("return 1\n", "line 1 is no valid Python: 'return' outside"),
         ("x = 1\0\n", "null bytes"),
         ("x = 1\n\fy = 2\n", "form feed"),
         ("x = 1\ry = 2\r", "lone carriage return"),
