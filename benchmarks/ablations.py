@@ -32,6 +32,7 @@ from optuna_arrl.sampler.ppo import Batch
 from optuna_arrl.sampler.ppo import generalized_advantage
 from optuna_arrl.sampler.ppo import ppo_update
 from optuna_arrl.sampler.ppo import PPOConfig
+from optuna_arrl.sampler.pretraining.checking import as_in_a_study
 from optuna_arrl.sampler.pretraining.checking import summarise
 from optuna_arrl.sampler.pretraining.episodes import Choose
 from optuna_arrl.sampler.pretraining.episodes import play
@@ -49,7 +50,7 @@ _BATCH = 16  # trials that a study's update learns from
 _Change = Callable[[PolicyInput], PolicyInput]
 
 
-def _drawing(network: PolicyNetwork, seed: int, change: _Change = lambda state: state) -> Choose:
+def _seeing(network: PolicyNetwork, seed: int, change: _Change) -> Choose:
     """Return the policy of a network that sees its input changed."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -193,17 +194,17 @@ def variants(network: PolicyNetwork) -> dict[str, Callable[[int, int], Choose]]:
     """Return name → policy of (seed, number of studies)."""
     acquisition = PolicyNetwork()
     return {
-        "acquisition alone": lambda seed, _: _drawing(acquisition, seed),
-        "whole network": lambda seed, _: _drawing(network, seed),
-        "prior mean only, no PPO": lambda seed, _: _drawing(_before_ppo(network), seed),
-        "PPO only, no prior mean": lambda seed, _: _drawing(
+        "acquisition alone": lambda seed, _: as_in_a_study(acquisition, seed),
+        "whole network": lambda seed, _: as_in_a_study(network, seed),
+        "prior mean only, no PPO": lambda seed, _: as_in_a_study(_before_ppo(network), seed),
+        "PPO only, no prior mean": lambda seed, _: as_in_a_study(
             _without(network, "prior.effects"), seed
         ),
-        "no slot effects": lambda seed, _: _drawing(_without(network, "slot_effects"), seed),
-        "no residual": lambda seed, _: _drawing(_without(network, "residual"), seed),
-        "no acquisition": lambda seed, _: _drawing(_without_acquisition(network), seed),
-        "no names": lambda seed, _: _drawing(network, seed, _nameless),
-        "no trial tokens": lambda seed, _: _drawing(network, seed, _without_trials),
+        "no slot effects": lambda seed, _: as_in_a_study(_without(network, "slot_effects"), seed),
+        "no residual": lambda seed, _: as_in_a_study(_without(network, "residual"), seed),
+        "no acquisition": lambda seed, _: as_in_a_study(_without_acquisition(network), seed),
+        "no names": lambda seed, _: _seeing(network, seed, _nameless),
+        "no trial tokens": lambda seed, _: _seeing(network, seed, _without_trials),
         "random edits": lambda seed, _: _random(seed),
         "PPO in the study": lambda seed, studies: Learning(network, seed, PPOConfig(), studies),
     }
@@ -213,6 +214,8 @@ def run(args: argparse.Namespace) -> None:
     """Play what is missing."""
     policies = variants(shipped_policy(args.policy).network)
     chosen = args.variants or list(policies)
+    if unknown := [name for name in chosen if name not in policies]:
+        raise SystemExit(f"There is no variant {unknown[0]!r}, only: {', '.join(policies)}.")
     records = _records.load(args.records)
     done = {(r["variant"], r["seed"], r["trials"]) for r in records}
     for lot in range(math.ceil(args.tasks / _SIDE_BY_SIDE)):
