@@ -29,7 +29,6 @@ from optuna_arrl.sampler.policy import PolicyInput
 from optuna_arrl.sampler.policy import PolicyNetwork
 from optuna_arrl.sampler.policy import SLOT_FEATURES
 from optuna_arrl.sampler.ppo import Batch
-from optuna_arrl.sampler.ppo import generalized_advantage
 from optuna_arrl.sampler.ppo import ppo_update
 from optuna_arrl.sampler.ppo import PPOConfig
 from optuna_arrl.sampler.pretraining.checking import as_in_a_study
@@ -153,41 +152,32 @@ class Learning:
         for i, (network, optimizer) in enumerate(zip(self.networks, self.optimizers, strict=True)):
             row = torch.tensor([i])
             losses, ran = history.losses[i], history.ran[i]
-            earned = rewards(losses.tolist(), ran.tolist())[-_BATCH:]
-            inputs = PolicyInput.cat([step[0][row] for step in steps])
-            action = torch.cat([step[1][row] for step in steps])
             with torch.no_grad():
                 last = network(state[row]).value
-                reference = action_distribution(self.reference(inputs).logits, inputs.mask)
-            advantage, return_ = generalized_advantage(
-                torch.tensor(earned),
-                torch.cat([step[3][row] for step in steps]),
-                last[0],
-                config.discount,
-                config.gae_lambda,
-            )
             score = [
                 float(step[4].warped_losses(history.losses[:, t - _BATCH, None])[i])
                 if ran[t - _BATCH]
                 else math.nan
                 for t, step in enumerate(steps)
             ]
-            batch = Batch(
-                inputs=inputs,
-                action=action,
+            batch = Batch.of_study(
+                PolicyInput.cat([step[0][row] for step in steps]),
+                action=torch.cat([step[1][row] for step in steps]),
                 log_prob=torch.cat([step[2][row] for step in steps]),
-                advantage=advantage,
-                return_=return_,
-                reference=reference,
+                rewards=torch.tensor(rewards(losses.tolist(), ran.tolist())[-_BATCH:]),
+                values=torch.cat([step[3][row] for step in steps]),
+                last_value=last[0],
                 score=torch.tensor(score),
                 ran=ran[-_BATCH:].float(),
+                shipped=self.reference,
+                config=config,
             )
             shuffle = torch.Generator().manual_seed(len(history))
             ppo_update(network, optimizer, batch, config, shuffle)
             with torch.no_grad():
-                now = action_distribution(network(inputs).logits, inputs.mask)
-            difference = now.exp() * (now - reference)
-            self.kl.append(float(difference.masked_fill(~inputs.mask, 0.0).sum(1).mean()))
+                now = action_distribution(network(batch.inputs).logits, batch.inputs.mask)
+            difference = now.exp() * (now - batch.reference)
+            self.kl.append(float(difference.masked_fill(~batch.inputs.mask, 0.0).sum(1).mean()))
 
 
 def variants(network: PolicyNetwork) -> dict[str, Callable[[int, int], Choose]]:

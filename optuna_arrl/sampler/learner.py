@@ -36,7 +36,6 @@ from optuna_arrl.sampler.policy import policy_input
 from optuna_arrl.sampler.policy import PolicyInput
 from optuna_arrl.sampler.policy import PolicyNetwork
 from optuna_arrl.sampler.ppo import Batch
-from optuna_arrl.sampler.ppo import generalized_advantage
 from optuna_arrl.sampler.ppo import ppo_update
 from optuna_arrl.sampler.ppo import PPOConfig
 from optuna_arrl.sampler.proposers import GENERATOR_VERSION
@@ -362,31 +361,18 @@ class Learner:
     ) -> tuple[bytes, bytes, dict[str, Any]]:
         """Return the updated weights, the optimiser's state and the figures of the update."""
         config = PPOConfig()
-        inputs = PolicyInput.cat([step.inputs for step in steps])
-        advantage, return_ = generalized_advantage(
-            torch.tensor([step.reward for step in steps]),
-            torch.tensor([step.action.value for step in steps]),
-            last_value,
-            config.discount,
-            config.gae_lambda,
-        )
         with one_thread():
-            with torch.no_grad():
-                reference = action_distribution(
-                    self._reference.network(inputs).logits,
-                    inputs.mask,
-                    config.exploration_floor,
-                    config.sharpness,
-                )
-            batch = Batch(
-                inputs=inputs,
+            batch = Batch.of_study(
+                PolicyInput.cat([step.inputs for step in steps]),
                 action=torch.tensor([step.action.index for step in steps]),
                 log_prob=torch.tensor([step.action.log_prob for step in steps]),
-                advantage=advantage,
-                return_=return_,
-                reference=reference,
+                rewards=torch.tensor([step.reward for step in steps]),
+                values=torch.tensor([step.action.value for step in steps]),
+                last_value=last_value,
                 score=torch.tensor([step.score for step in steps]),
                 ran=torch.tensor([float(step.observation.ran) for step in steps]),
+                shipped=self._reference.network,
+                config=config,
             )
             network = copy.deepcopy(self._policy.network).requires_grad_(True).train()
             optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate)

@@ -236,7 +236,7 @@ def policy_input(
     """
     if prediction is None:
         prediction = surrogate.predict(candidates.points)
-    mean, sd, p_runs, distances = prediction
+    mean, sd, p_runs, distances, _ = prediction
     acquisition = surrogate.log_acquisition(prediction)
     # Where little is known expected improvement grows with distance, so that draws from the whole
     # space would win; but a step from a trial that ran is the better bet.
@@ -266,7 +266,7 @@ def policy_input(
         features=features.clamp(-5.0, 5.0),
         forecast=torch.stack([mean, sd.log(), (1.0 - odds).log() - odds.log()], -1),
         aim=torch.cat([surrogate.best, surrogate.log_noise], 1),
-        **_regression(history, candidates, surrogate),
+        **_regression(history, candidates, surrogate, prediction),
         moves=_moves(history, candidates),
         distances=distances.gather(2, place[:, None].expand(-1, len(candidates), -1)).clamp(
             max=20
@@ -300,7 +300,7 @@ def _moves(history: History, candidates: Candidates) -> Tensor:
 
 
 def _regression(
-    history: History, candidates: Candidates, surrogate: Surrogate
+    history: History, candidates: Candidates, surrogate: Surrogate, prediction: Prediction
 ) -> dict[str, Tensor]:
     """Return what the trials say of the prior's terms."""
     cube, points = history.cube, candidates.points
@@ -312,7 +312,7 @@ def _regression(
         move = move * cube.numeric[:, None]
         return torch.stack([move, move.abs(), move.square(), moved], -1).flatten(2)
 
-    unexplained, gram, support = surrogate.regress(points, terms)
+    unexplained, gram, support = surrogate.regress(points, prediction, terms)
     return {
         "unexplained": unexplained.reshape(*points.shape, PRIOR_TERMS) * (len(history) > 0),
         "gram": gram.clamp(-_LARGE, _LARGE),

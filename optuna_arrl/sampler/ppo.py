@@ -94,6 +94,39 @@ class Batch:
     def __len__(self) -> int:
         return len(self.action)
 
+    @classmethod
+    def of_study(
+        cls,
+        inputs: PolicyInput,
+        *,
+        action: Tensor,
+        log_prob: Tensor,
+        rewards: Tensor,
+        values: Tensor,
+        last_value: Tensor | float,
+        score: Tensor,
+        ran: Tensor,
+        shipped: PolicyNetwork,
+        config: PPOConfig,
+    ) -> Batch:
+        """Return consecutive steps of one study, N of each, as a batch.
+
+        Args:
+            inputs, action, log_prob, score, ran: As the attributes of the same names.
+            rewards, values: (N,), of the steps and of the states that they were taken in.
+            last_value: Of the state after the last step.
+            shipped: The policy that the new one is held to.
+            config: Constants.
+        """
+        advantage, return_ = generalized_advantage(
+            rewards, values, last_value, config.discount, config.gae_lambda
+        )
+        with torch.no_grad():
+            reference = action_distribution(
+                shipped(inputs).logits, inputs.mask, config.exploration_floor, config.sharpness
+            )
+        return cls(inputs, action, log_prob, advantage, return_, reference, score, ran)
+
     def __getitem__(self, rows: Tensor) -> Batch:
         """Return the steps `rows`."""
         return Batch(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})

@@ -68,12 +68,14 @@ class Prediction(NamedTuple):
         mean, sd: Of the warped loss, noise apart.
         p_runs: Probability that the trial runs to a score.
         distances: (B, C, n) to the kept trials, in lengthscales of the value process.
+        whitened: (B, C, n) L⁻¹ k(X, x) of the value process, L Lᵀ = K the trials' covariance.
     """
 
     mean: Tensor
     sd: Tensor
     p_runs: Tensor
     distances: Tensor
+    whitened: Tensor
 
 
 def fitted_trials(n: int) -> int:
@@ -356,21 +358,21 @@ class Surrogate:
             best = _POSTERIOR_BEST * lowest[0] + (1.0 - _POSTERIOR_BEST) * lowest[1]
             self.best = torch.where(best.isfinite(), best, 0.0)
 
-    def regress(self, points: Tensor, terms: Callable[[Tensor], Tensor]) -> Regression:
+    def regress(
+        self, points: Tensor, prediction: Prediction, terms: Callable[[Tensor], Tensor]
+    ) -> Regression:
         """Return what the trials say of functions of a point as parts of the prior mean.
 
         Args:
             points: (B, C, D) legal points.
+            prediction: Of the same points.
             terms: Returns (B, m, F), F functions of m points (B, m, D) a study.
         """
-        scaled = self._cube.features(points) * self._inverse_lengthscales[:, 0]
-        scale = torch.exp(self.theta.scale[:, 0])[:, None, None]
         known, whitener = self._known[:, 0], self._whitener[:, 0]
-        cross = scale * _matern(_distances(scaled, self._scaled[:, 0])) * known[:, None]
         whitened = whitener @ (terms(self._points) * known[..., None])
         deviations = whitener @ ((self.warped - _PESSIMISM) * known)[..., None]
         return Regression(
-            unexplained=terms(points) - (cross @ whitener.mT) @ whitened,
+            unexplained=terms(points) - prediction.whitened @ whitened,
             gram=whitened.mT @ whitened,
             support=(whitened.mT @ deviations)[..., 0],
         )
@@ -392,7 +394,8 @@ class Surrogate:
         scale = torch.exp(self.theta.scale)[..., None, None]
         cross = scale * _matern(distances) * self._known[..., None, :]
         means = (cross @ self._weights[..., None])[..., 0]
-        explained = (cross @ self._whitener.mT).square().sum(-1)
+        whitened = cross @ self._whitener.mT
+        explained = whitened.square().sum(-1)
         variances = (scale[..., 0] - explained).clamp(min=1e-6)
         margin = (means[:, 1] + _EXPECTED_TO_RUN) / (variances[:, 1] + 0.05).sqrt()
         return Prediction(
@@ -400,6 +403,7 @@ class Surrogate:
             variances[:, 0].sqrt(),
             torch.special.ndtr(margin),
             distances[:, 0],
+            whitened[:, 0],
         )
 
     def slopes(self, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -437,7 +441,7 @@ class Surrogate:
         Returns:
             (B, C) float64, P(runs) × E[max(best - loss, 0)]; nan while no two losses differ.
         """
-        mean, sd, p_runs, _ = (part.double() for part in prediction)
+        mean, sd, p_runs = (part.double() for part in prediction[:3])
         ladder = (torch.arange(64, dtype=torch.float64, device=mean.device) + 0.5) / 64
         quantiles = torch.special.ndtri(ladder)
         warped = mean[..., None] + sd[..., None] * quantiles
