@@ -60,11 +60,13 @@ class Prepared:
         profile: The sizes it was prepared for.
         manifest: ``corpus``, ``sha256`` (file → hex), ``train_tokens``,
             ``train_bytes_per_token``, ``least_bpb`` (no score below it is believed).
+        corpus: Folder of the user's texts; :obj:`None` for the embedded corpus.
     """
 
     root: Path
     profile: Profile
     manifest: dict[str, Any]
+    corpus: Path | None = None
 
     @property
     def folder(self) -> Path:
@@ -75,6 +77,11 @@ class Prepared:
     def private(self) -> Path:
         """What no box may read: ``val.bin`` and ``test.bin``."""
         return self.root / "private"
+
+    @property
+    def secrets(self) -> tuple[Path, ...]:
+        """Folders that no box may read: :attr:`private`, and the user's own texts."""
+        return (self.private,) if self.corpus is None else (self.private, self.corpus)
 
     def verify(self) -> None:
         """Compare every file with the manifest.
@@ -126,7 +133,7 @@ def prepare(
     """
     profile, source = _named(profile), _read(corpus)
     root = _root(profile, source, cache)
-    existing = _load(root, profile)
+    existing = _load(root, profile, corpus)
     if existing is not None:
         return existing
     try:
@@ -140,7 +147,7 @@ def prepare(
         ) from error
     try:
         _write(scratch, source, profile)
-        if root.exists() and _load(root, profile) is None:
+        if root.exists() and _load(root, profile, corpus) is None:
             shutil.rmtree(root)  # damaged; what another process has just made is whole
         try:
             scratch.rename(root)
@@ -148,7 +155,7 @@ def prepare(
             pass
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    prepared = _load(root, profile)
+    prepared = _load(root, profile, corpus)
     if prepared is None:
         raise FrozenSetChanged(f"{root} could not be prepared: delete it and try again.")
     return prepared
@@ -162,7 +169,7 @@ def find_prepared(
 ) -> Prepared | None:
     """Return what :func:`prepare` would use again, :obj:`None` where it would begin anew."""
     profile = _named(profile)
-    return _load(_root(profile, _read(corpus), cache), profile)
+    return _load(_root(profile, _read(corpus), cache), profile, corpus)
 
 
 def _named(profile: str | Profile) -> Profile:
@@ -224,10 +231,11 @@ def _compressed_bpb(documents: tuple[str, ...]) -> float:
     return 8.0 * len(lzma.compress(text, preset=9)) / max(1, len(text))
 
 
-def _load(root: Path, profile: Profile) -> Prepared | None:
+def _load(root: Path, profile: Profile, corpus: str | Path | None) -> Prepared | None:
     try:
         manifest = json.loads((root / "manifest.json").read_text(encoding="utf-8"))
-        prepared = Prepared(root, profile, manifest)
+        texts = None if corpus is None else Path(corpus).resolve()
+        prepared = Prepared(root, profile, manifest, texts)
         prepared.verify()
     except (OSError, ValueError, KeyError, FrozenSetChanged):
         return None

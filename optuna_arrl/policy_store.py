@@ -482,7 +482,8 @@ def _checked(policy: PolicyVersion) -> PolicyVersion:
     if found != policy.sha256:
         raise PolicyDamaged(
             f"Policy version {policy.version} is damaged: its weights hash to {found[:12]}…, "
-            f"{policy.sha256[:12]}… was stored."
+            f"{policy.sha256[:12]}… was stored. Restore the storage from a copy of it, or begin a "
+            "new study."
         )
     return policy
 

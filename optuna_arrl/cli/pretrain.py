@@ -9,6 +9,8 @@ from pathlib import Path
 import click
 
 from optuna_arrl._version import __version__
+from optuna_arrl.cli._study import bad_input
+from optuna_arrl.cli._study import BadInput
 
 
 __all__ = ["pretrain"]
@@ -42,6 +44,7 @@ def pretrain(
     FOLDER/policy.safetensors, is for `ARRLSampler(policy=...)`; beside it stand the recipe and a
     log with one line an iteration.
     """
+    _try_device(device)
     if tasks is not None:
         _check(folder, tasks, trials, seed, device)
         return
@@ -52,13 +55,16 @@ def pretrain(
 
     recipe = Recipe(seed=seed, iterations=iterations)
     training = Training(recipe, device)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(
+            f"{folder} cannot be made ({error.strerror}): name a folder of yours."
+        ) from error
     checkpoint, log = folder / "checkpoint.pt", folder / "log.jsonl"
     if checkpoint.exists():
-        try:
-            training.resume(checkpoint.read_bytes())
-        except ValueError as error:
-            raise click.ClickException(f"{checkpoint}: {error}") from error
+        with bad_input(ValueError):
+            training.resume(checkpoint)
         lines = log.read_text().splitlines(keepends=True)[: training.iteration]
         log.write_text("".join(lines))
         click.echo(f"going on after iteration {training.iteration}")
@@ -79,20 +85,30 @@ def pretrain(
     (folder / "recipe.json").write_text(json.dumps(made, indent=1) + "\n")
 
 
-def _check(folder: Path, tasks: int, trials: int, seed: int, device: str) -> None:
-    from safetensors.torch import load_file
+def _try_device(name: str) -> None:
     import torch
 
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:  # the latter where torch has no CUDA
+        said = str(error).splitlines()[0].rstrip(".")
+        raise BadInput(f"Torch cannot compute on device {name!r} here: {said}.") from error
+
+
+def _check(folder: Path, tasks: int, trials: int, seed: int, device: str) -> None:
+    import torch
+
+    from optuna_arrl.sampler.learner import shipped_policy
     from optuna_arrl.sampler.policy import PolicyNetwork
     from optuna_arrl.sampler.pretraining.checking import compare
     from optuna_arrl.sampler.pretraining.checking import summarise
 
     path = folder / "policy.safetensors"
     if not path.exists():
-        raise click.ClickException(f"There is no {path}: train it first.")
-    network = PolicyNetwork()
-    network.load_state_dict(load_file(path))
-    network, acquisition = network.to(device), PolicyNetwork().to(device)
+        raise BadInput(f"There is no {path}: train it first.")
+    with bad_input(ValueError):
+        trained = shipped_policy(path).network
+    network, acquisition = trained.to(device), PolicyNetwork().to(device)
     lots: list[torch.Tensor] = []
     marks = [mark for mark in _MARKS if mark <= trials]
     for lot in compare(network, acquisition, tasks=tasks, trials=trials, seed=seed):

@@ -226,6 +226,8 @@ _DENIED = {
     "add_key": (248, 217),
     "request_key": (249, 218),
     "keyctl": (250, 219),
+    # ... nor memory that a file holds and no account shows
+    "memfd_secret": (447, 447),
     # what others do with files
     "inotify_add_watch": (254, 27),
     "fanotify_init": (300, 262),

@@ -48,7 +48,6 @@ _THREADS = 8  # of a process, on average
 _SOCKET_BYTES, _PIPE_BYTES = 256 << 10, 1 << 20  # that one may hold, as memory of nobody
 # Of the budget, in work: what the last stretch, in which a deadline stands, may add to it.
 _MOST_USED = 1.06
-_MOST_FILES = 10_000
 _DEEPEST_PATH = 1024  # characters
 _PIECE_SECONDS = 0.1  # between pieces of reference work
 # Of the budget: so long before its end a deadline moves no more, that the box can count on it.
@@ -95,15 +94,16 @@ class _Tree:
     adopted by this process (subreaper), not by init.
     """
 
-    def __init__(self, most_mappings: int) -> None:
-        self._most_mappings = most_mappings
+    def __init__(self, most_mappings: int, most_descriptors: int) -> None:
+        self._most_mappings, self._most_descriptors = most_mappings, most_descriptors
         self._me = psutil.Process()
         self._root: int | None = None
         self.returncode: int | None = None
         self.peak_memory_bytes = 0
         self.cpu_seconds = 0.0
         self.looked_at = 0.0
-        self.nameless = _NamelessFiles(most_mappings)
+        self._seen: list[psutil.Process] = []
+        self.nameless = _NamelessFiles(most_mappings, most_descriptors)
 
     def start(self, command: list[str], cores: list[int] | None, **options: Any) -> None:
         supervisor = os.getpid()
@@ -130,11 +130,11 @@ class _Tree:
             at_files: Look anew at the files without a name, which takes longer.
         """
         memory = processes = threads = 0
-        files = _NamelessFiles(self._most_mappings)
+        files = _NamelessFiles(self._most_mappings, self._most_descriptors)
         # Of those that have ended too: a box cannot have its children reaped by nobody.
         cpu_seconds = sum(os.times()[2:4])
-        tree = self._me.children(recursive=True)
-        for process in tree:
+        self._seen = self._me.children(recursive=True)
+        for process in self._seen:
             try:
                 cpu_seconds += sum(process.cpu_times()[:4])
                 own_memory, own_threads = _memory_and_threads(process.pid)
@@ -146,7 +146,7 @@ class _Tree:
         self.looked_at = time.monotonic()
         self.cpu_seconds = max(self.cpu_seconds, cpu_seconds)
         if at_files:
-            for process in tree:
+            for process in self._seen:
                 with contextlib.suppress(OSError):  # ended meanwhile
                     files.add_those_of(process.pid)
             self.nameless = files
@@ -178,6 +178,26 @@ class _Tree:
             except (OSError, psutil.Error):  # ended meanwhile
                 pass
 
+    def files_in(self, folders: list[str]) -> int:
+        """Return how many files the fullest folder holds, of those that are the box's own mounts.
+
+        Nothing is listed: the kernel keeps count.
+        """
+        most = 0
+        for process in self._seen if folders else ():
+            for folder in folders:
+                own = f"/proc/{process.pid}/root{folder}"
+                try:
+                    # Whoever starts the box, and is in none, has the machine's folders.
+                    if os.stat(own).st_dev != _device(folder):
+                        status = os.statvfs(own)
+                        most = max(most, status.f_files - status.f_ffree)
+                except OSError:  # ended meanwhile
+                    pass
+            if most:  # all processes of a box see the same
+                break
+        return most
+
     def kill(self) -> None:
         _kill_descendants(self._me, self.reap, self._root)
 
@@ -186,22 +206,22 @@ class _NamelessFiles:
     """Files that processes have open or mapped and that no folder holds; each counts once.
 
     Args:
-        most_mappings: That are looked at: a box may not keep us busy with more.
+        most_mappings, most_descriptors: That are looked at: a box may not keep us busy with more.
 
     Attributes:
         memory_bytes: Of those that lie in memory: memfd, shared memory without a file, and what
             sockets and pipes may hold.
         disk_bytes: Of the others.
-        are_too_many: There are more mappings.
+        are_too_many: There are more mappings or descriptors.
     """
 
-    def __init__(self, most_mappings: int) -> None:
-        self._most_mappings = most_mappings
+    def __init__(self, most_mappings: int, most_descriptors: int) -> None:
+        self._most_mappings, self._most_descriptors = most_mappings, most_descriptors
         fd = os.memfd_create("")
         self._device_of_memory = os.fstat(fd).st_dev
         os.close(fd)
         self._seen: set[tuple[int, int]] = set()
-        self._mappings = 0
+        self._mappings = self._descriptors = 0
         self.memory_bytes = 0
         self.disk_bytes = 0
         self.are_too_many = False
@@ -210,6 +230,10 @@ class _NamelessFiles:
         if self.are_too_many:
             return
         for fd in os.listdir(f"/proc/{pid}/fd"):
+            self._descriptors += 1
+            if self._descriptors > self._most_descriptors:
+                self.are_too_many = True
+                return
             self._add(f"/proc/{pid}/fd/{fd}")
         # Bytes, and lines as the kernel ends them: what a box names may hold anything else.
         with open(f"/proc/{pid}/maps", "rb") as file:
@@ -276,6 +300,12 @@ def _figures(folder: str) -> dict[bytes, int]:
     return {}  # ended meanwhile
 
 
+def _device(folder: str) -> int | None:
+    with contextlib.suppress(OSError):
+        return os.stat(folder).st_dev
+    return None
+
+
 def _has_children() -> bool:
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -332,7 +362,8 @@ class _Supervision:
             when nobody is left who could; ``pace``: path of ``_pace.py`` and the descriptor that
             deadlines are written to, or null; ``start_seconds``, ``idle_seconds``: time allowed
             until ready, and from then until the task comes; ``memory_bytes``, ``processes``,
-            ``disk_bytes``, ``mappings``: limits of the tree; ``log_bytes`` kept,
+            ``disk_bytes``, ``files`` (of a folder), ``mappings``, ``descriptors``: limits of the
+            tree; ``memory_folders``: that the box has of its own; ``log_bytes`` kept,
             ``flood_bytes`` tolerated.
         report:
             Takes each event.
@@ -348,7 +379,7 @@ class _Supervision:
         self._began = time.monotonic()
         self._parent = os.getppid()
         self._limit = self._began + config["start_seconds"]
-        self._tree = _Tree(config["mappings"])
+        self._tree = _Tree(config["mappings"], config["descriptors"])
         self._log = _Log(config["log_bytes"])
         self._is_ready = False
         self._handed_over = False
@@ -491,6 +522,8 @@ class _Supervision:
         processes, threads, memory = self._tree.look(at_files=at_files)
         most = self._config["processes"]
         reason = ""
+        if os.getppid() != self._parent:  # the guard was killed
+            return "abandoned"
         if memory > self._config["memory_bytes"] or self._tree.nameless.are_too_many:
             reason = "memory"
         elif processes > most or threads > _THREADS * most:
@@ -498,10 +531,12 @@ class _Supervision:
         elif at_files:
             self._next_disk_look = now + _DISK_LOOK_SECONDS
             left = self._config["disk_bytes"] - self._tree.nameless.disk_bytes
-            if _is_full(self._config["folder"], left):
+            files = self._config["files"]
+            if (
+                _is_full(self._config["folder"], left, files)
+                or self._tree.files_in(self._config["memory_folders"]) > files
+            ):
                 reason = "disk"
-        elif os.getppid() != self._parent:  # the guard was killed
-            reason = "abandoned"
         idle = self._is_ready and not self._handed_over
         pause = max(_POLL_SECONDS, (time.monotonic() - now) / _LOOK_SHARE)
         self._next_look = now + (
@@ -591,7 +626,7 @@ class _Supervision:
         self._report({"event": "handed over", "start": start, "deadline": self._limit})
 
 
-def _is_full(folder: str, most_bytes: int) -> bool:
+def _is_full(folder: str, most_bytes: int, most_files: int) -> bool:
     """Tell whether a folder's files take more disk space than they may; holes do not count.
 
     Looking must not take long, whatever edited code has made there: too many files, or folders
@@ -605,7 +640,7 @@ def _is_full(folder: str, most_bytes: int) -> bool:
         if any(isinstance(error, PermissionError) for error in closed):
             return True
         count += len(folders) + len(names)
-        if count > _MOST_FILES or len(path) - len(folder) > _DEEPEST_PATH:
+        if count > most_files or len(path) - len(folder) > _DEEPEST_PATH:
             return True
         for name in names:
             try:

@@ -36,6 +36,8 @@ _LOG_BYTES = 256 << 10
 _FLOOD_BYTES = 64 << 20
 _IDLE_SECONDS = 600.0
 _MAPPINGS = 100_000  # of the tree, in memory: a process of torch has about a thousand
+_DESCRIPTORS = 20_000  # of the tree, one shared by two processes counted twice
+_FILES = 10_000
 _CURVE_BYTES = 1 << 20
 _PIPE_BYTES = 1 << 20
 LONGEST = 3.0  # wall seconds of a budget second, in a box that keeps the machine's pace
@@ -55,15 +57,19 @@ class Limits:
         start_seconds: Until the launcher is ready.
         memory_bytes: Resident memory of the process tree.
         disk_bytes: Disk space of the files in its working folder.
+        files: Files in its working folder, and in each folder in memory that is its own.
         processes: Processes of the tree.
+        mappings, descriptors: Of all its processes: to look at them takes time.
         flood_bytes: What it may print.
     """
 
     start_seconds: float
     memory_bytes: int
     disk_bytes: int
+    files: int = _FILES
     processes: int = 128
     mappings: int = _MAPPINGS
+    descriptors: int = _DESCRIPTORS
     flood_bytes: int = _FLOOD_BYTES
 
 
@@ -134,6 +140,8 @@ class SupervisedBox:
             Descriptor that is the supervisor's until the box has started; closed in this process.
         signal_codes:
             The command's death by signal n shows as exit code 128 + n.
+        memory_folders:
+            Folders in memory that the box has of its own.
         orphaned:
             Folders that the supervisor removes when this process dies before the box ends.
 
@@ -154,6 +162,7 @@ class SupervisedBox:
         own_cores: Sequence[int] | None = None,
         start_lock: int | None = None,
         signal_codes: bool = False,
+        memory_folders: Sequence[str] = (),
         orphaned: Sequence[Path] = (),
     ) -> None:
         self._is_ready = False
@@ -198,6 +207,7 @@ class SupervisedBox:
                     "start_lock": start_lock,
                     "pace": [str(_PACE), pace_write] if paced else None,
                     "signal_codes": signal_codes,
+                    "memory_folders": list(memory_folders),
                     "log_bytes": _LOG_BYTES,
                 }
                 given = [*box_fds, *pace_fds[1:], self.control, self.reply, report_write]

@@ -139,7 +139,7 @@ class TrialRunner:
         self.prepared = prepared
         self.sandbox: Sandbox = choose_sandbox(
             sandbox,
-            secrets=(prepared.private / "val.bin", embedded_corpus_file()),
+            secrets=(*prepared.secrets, embedded_corpus_file()),
             readable=prepared.folder,
         )
         self.reference_seconds = (

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 import functools
 import importlib.util
+import itertools
 import json
 import os
 from pathlib import Path
@@ -97,8 +98,6 @@ _SYSTEM_FILES = (
     "/sys/kernel/mm/transparent_hugepage",
 )
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
-_SHARED_MEMORY_BYTES = 256 << 20
-_TEMPORARY_BYTES = 256 << 20
 _SELF_TEST_SECONDS = 60.0
 
 
@@ -146,11 +145,13 @@ class Sandbox(Protocol):
         name: As recorded with every trial.
         isolated: True when edited code can reach no more than its box.
         signal_codes: True when the command's death by signal n shows as exit code 128 + n.
+        memory_folders: Folder in memory that a box has of its own → bytes that it may hold.
     """
 
     name: ClassVar[str]
     isolated: ClassVar[bool]
     signal_codes: ClassVar[bool]
+    memory_folders: ClassVar[dict[str, int]]
 
     def command(self, box: Box, command: Sequence[str]) -> list[str]:
         """The command line that runs ``command`` in ``box``; open descriptors pass through.
@@ -171,6 +172,7 @@ class PlainProcess:
     name: ClassVar[str] = "none"
     isolated: ClassVar[bool] = False
     signal_codes: ClassVar[bool] = False
+    memory_folders: ClassVar[dict[str, int]] = {}
 
     def command(self, box: Box, command: Sequence[str]) -> list[str]:
         return list(command)
@@ -185,6 +187,7 @@ class Bubblewrap:
     name: ClassVar[str] = "bubblewrap"
     isolated: ClassVar[bool] = True
     signal_codes: ClassVar[bool] = True
+    memory_folders: ClassVar[dict[str, int]] = {"/dev/shm": 256 << 20, "/tmp": 256 << 20}
 
     def command(self, box: Box, command: Sequence[str]) -> list[str]:
         bwrap, has_disable_userns = _bwrap()
@@ -200,7 +203,7 @@ class Bubblewrap:
         for path in (*_SYSTEM_FILES, *(("/sys",) if box.cuda else ())):
             line += ["--ro-bind-try", path, path]
         line += ["--proc", "/proc", "--dev", "/dev"]
-        for size, path in ((_SHARED_MEMORY_BYTES, "/dev/shm"), (_TEMPORARY_BYTES, "/tmp")):
+        for path, size in self.memory_folders.items():
             line += ["--size", str(size), "--tmpfs", path]
         for device in cuda_device_files()[0] if box.cuda else ():
             line += ["--dev-bind-try", device, device]
@@ -235,6 +238,7 @@ class Landlock:
     name: ClassVar[str] = "landlock"
     isolated: ClassVar[bool] = True
     signal_codes: ClassVar[bool] = False
+    memory_folders: ClassVar[dict[str, int]] = {}
 
     def command(self, box: Box, command: Sequence[str]) -> list[str]:
         folders = (*box.readable, box.view, box.inbox)
@@ -275,7 +279,7 @@ def choose_sandbox(name: str, *, secrets: Sequence[Path], readable: Path) -> San
             One of :data:`SANDBOXES`. ``"auto"`` takes bubblewrap, else Landlock; ``"none"`` is
             never taken unless named.
         secrets:
-            Files that no box may read.
+            Files and folders that no box may read.
         readable:
             A folder that every box must be able to read.
 
@@ -288,6 +292,14 @@ def choose_sandbox(name: str, *, secrets: Sequence[Path], readable: Path) -> San
     check_platform()
     if name == PlainProcess.name:
         return PlainProcess()
+    for secret in map(os.path.realpath, secrets):
+        if _within(
+            [os.path.realpath(path) for path in (*_interpreter(), str(readable))], [secret]
+        ):
+            raise SandboxUnavailable(
+                f"Boxes could not be kept from reading {secret}, since the Python that runs them "
+                "or their training data lie in it: keep it in a folder of its own."
+            )
     faults = {}
     for kind in _ISOLATING:
         if name in ("auto", kind.name):
@@ -357,7 +369,7 @@ def self_test(sandbox: Sandbox, *, secrets: Sequence[Path], readable: Path) -> s
 
     Args:
         sandbox: Which.
-        secrets: Files that it must not show.
+        secrets: Files and folders that it must not show.
         readable: A folder that it must show.
 
     Returns:
@@ -380,8 +392,14 @@ def self_test(sandbox: Sandbox, *, secrets: Sequence[Path], readable: Path) -> s
             readable=(readable,),
             hidden=tuple(secrets),
         )
+        # Some files of a folder stand for all of it.
+        files = [
+            str(path)
+            for place in secrets
+            for path in (itertools.islice(place.rglob("*"), 100) if place.is_dir() else [place])
+        ]
         order = {
-            "secrets": [str(secret), *map(str, secrets)],
+            "secrets": [str(secret), *files],
             "port": server.getsockname()[1],
             "outside": [str(root / name) for name in ("view", "inbox", "outside")],
             "process": os.getpid(),

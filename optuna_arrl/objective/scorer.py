@@ -86,7 +86,7 @@ _PRECISIONS = {
 # Float32 logits that come out of 16-bit or TF32 matrix products.
 _ROUNDED = Precision("float32", 4, **_OF_16_BITS)
 _COARSE_ARITHMETIC = re.compile(
-    r"bfloat16|float16|\.half\(|autocast|bf16|fp16|tf32|float32_matmul_precision|float8",
+    r"bfloat16|float16|\.half\(|torch\.half\b|autocast|bf16|fp16|tf32|float32_matmul_precision|float8",
     re.IGNORECASE,
 )
 

@@ -175,6 +175,7 @@ class BoxSupply:
                 own_cores=own_cores,
                 start_lock=None if lock is None else os.dup(lock),
                 signal_codes=self._sandbox.signal_codes,
+                memory_folders=tuple(self._sandbox.memory_folders),
                 orphaned=(folder,),
             )
         except BaseException:
@@ -200,7 +201,7 @@ class BoxSupply:
             scratch=folder / "scratch",
             # Where a model is scored there is nothing to train on.
             readable=(self._prepared.folder,) if mode == "train" else (),
-            hidden=(self._prepared.private,),
+            hidden=self._prepared.secrets,
             file_bytes=limits.disk_bytes,
             processes=limits.processes,
             cuda=self._prepared.profile.device == "cuda",

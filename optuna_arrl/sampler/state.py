@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import contextlib
 from dataclasses import dataclass
 import math
+import threading
 from typing import Any
 from typing import TYPE_CHECKING
 
@@ -243,14 +244,27 @@ def _impute(space: Space, points: Array) -> Array:
     return space.snap(points)
 
 
+# The number of threads is the process's: of several workers in it the last one puts it back.
+_threads_lock = threading.Lock()
+_within = 0
+_threads_before = 1
+
+
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
     """Let torch compute on one thread: the last bits of a sum depend on how many there are."""
     import torch
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    global _within, _threads_before
+    with _threads_lock:
+        if _within == 0:
+            _threads_before = torch.get_num_threads()
+            torch.set_num_threads(1)
+        _within += 1
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        with _threads_lock:
+            _within -= 1
+            if _within == 0:
+                torch.set_num_threads(_threads_before)

@@ -122,7 +122,7 @@ class AttackBox:
             inbox=self.inbox,
             scratch=self.scratch,
             readable=(prepared.folder, self.data),
-            hidden=(prepared.private,),
+            hidden=prepared.secrets,
             file_bytes=file_bytes,
         )
         kind = SANDBOXES[sandbox]()
@@ -136,6 +136,7 @@ class AttackBox:
             folder=self.scratch,
             limits=Limits(**(fields | limits)),
             signal_codes=kind.signal_codes,
+            memory_folders=tuple(kind.memory_folders),
             cores=cores,
         )
 
@@ -696,7 +697,13 @@ simple("opens_a_socket_to_the_host", "opens_a_crypto_socket", impossible=KERNEL)
 
 # --- the kernel, privileges, devices -------------------------------------------------------------
 
-simple("sets_up_io_uring", "handles_page_faults", "calls_in_32_bits", impossible=KERNEL)
+simple(
+    "sets_up_io_uring",
+    "handles_page_faults",
+    "calls_in_32_bits",
+    "takes_secret_memory",
+    impossible=KERNEL,
+)
 simple("makes_a_bpf_map", "opens_performance_counters", "reads_the_kernel_log", impossible=ROOT)
 simple("sets_the_host_name", "mounts_a_file_system", "mounts_by_the_newer_calls", impossible=ROOT)
 simple("regains_capabilities", "makes_a_device", "opens_a_disk", impossible=ROOT)
@@ -1274,6 +1281,12 @@ LIMITS = [
         "memory",
         {"mappings": 100_000},
     ),
+    Limit(
+        "opens_more_than_can_be_read",
+        {"children": 60, "descriptors": 1000},
+        "memory",
+        {"descriptors": 20_000},
+    ),
     memory("fills_sockets"),
     Limit("floods_its_log", {"mebibytes": 40}, "log", {"flood_bytes": 20 * MIB}),
     Limit("ignores_signals", {}, "deadline", {}),
@@ -1284,6 +1297,8 @@ GENEROUS = {
     "disk_bytes": 4 << 30,
     "processes": 1000,
     "mappings": 1 << 30,
+    "descriptors": 1 << 30,
+    "files": 1 << 30,
     "flood_bytes": 4 << 30,
 }
 
@@ -1405,6 +1420,36 @@ def test_memory_in_the_device_folder_is_limited(
         tries=words_of(limit.program),
         undefended="succeeds",
         defended="bubblewrap: fails",
+    )
+
+
+@pytest.mark.parametrize("folder", Bubblewrap.memory_folders)
+def test_files_in_a_folder_in_memory_are_limited_in_number(
+    folder: str, prepared: Prepared, tmp_path: Path, record: Any
+) -> None:
+    try:
+        choose_sandbox("bubblewrap", secrets=(), readable=prepared.folder)
+    except SandboxUnavailable as error:
+        pytest.skip(f"only a box of namespaces has folders in memory of its own: {error}")
+    program, reasons = "fills_memory_with_empty_files", {}
+    for files in (GENEROUS["files"], 10_000):
+        box = AttackBox(
+            "bubblewrap", tmp_path / str(files), prepared, **(GENEROUS | {"files": files})
+        )
+        with box:
+            box.run(program, 60.0, folder=folder, count=20_000)
+            done = DONE in iter(box.line, None)
+            box.supervised.wait_until_ended()
+            report = box.supervised.report()
+            reasons[files] = (done, report.reason)
+        assert not box.left()
+    assert reasons[GENEROUS["files"]] == (True, "ok")
+    assert reasons[10_000] == (False, "disk")
+    record(
+        f"{program} ({folder})",
+        tries=words_of(program),
+        undefended="goes on",
+        defended="bubblewrap: ended (disk)",
     )
 
 

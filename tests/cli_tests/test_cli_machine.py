@@ -50,7 +50,7 @@ def test_prepare_says_what_it_made_and_makes_it_once(
 def test_files_that_cannot_be_prepared_are_one_sentence(
     arrl: Arrl, texts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(frozen, "_load", lambda root, profile: None)
+    monkeypatch.setattr(frozen, "_load", lambda root, profile, corpus: None)
     result = arrl("prepare", "--profile", "cpu", "--corpus", texts)
     assert result.exit_code == 2
     (line,) = result.output.splitlines()

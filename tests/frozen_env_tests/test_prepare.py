@@ -45,6 +45,14 @@ def test_second_call_makes_nothing_again(
     assert prepare(SMALL, corpus=corpus, cache=tmp_path / "cache") == prepared
 
 
+def test_texts_of_the_user_are_secret_too(
+    prepared: Prepared, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    named = prepare(SMALL, corpus=corpus.relative_to(tmp_path), cache=tmp_path / "cache")
+    assert named.secrets == (prepared.root / "private", corpus)
+
+
 def test_other_text_gets_a_folder_of_its_own(
     prepared: Prepared, corpus: Path, tmp_path: Path
 ) -> None:

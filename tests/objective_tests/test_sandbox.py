@@ -114,6 +114,28 @@ def test_self_test_finds_a_secret_that_lies_in_what_may_be_read(
     assert self_test(kind(), secrets=(hidden,), readable=data) == f"it reads {hidden}"
 
 
+@pytest.mark.parametrize("kind", [Bubblewrap, Landlock])
+def test_self_test_finds_a_folder_of_texts_that_lies_in_what_may_be_read(
+    kind: type[Sandbox], data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = data / "texts"
+    texts.mkdir()
+    (texts / "1.txt").write_text("secret")
+    (data / "train.bin").write_bytes(b"seen")
+    if (fault := self_test(kind(), secrets=(), readable=data)) is not None:
+        pytest.skip(f"this machine has no box of this kind: {fault}")
+    assert self_test(kind(), secrets=(texts,), readable=data) is None
+    monkeypatch.setattr(sandbox_module, "_hidden", lambda box: [])
+    fault = self_test(kind(), secrets=(texts,), readable=data)
+    assert fault == f"it reads {texts / '1.txt'}"
+
+
+def test_folder_that_boxes_run_from_cannot_be_hidden(data: Path) -> None:
+    with pytest.raises(SandboxUnavailable, match=r"^Boxes could not .* in a folder of its own\.$"):
+        choose_sandbox("auto", secrets=(data.parent,), readable=data)
+    assert choose_sandbox("none", secrets=(data.parent,), readable=data).name == "none"
+
+
 def test_auto_takes_the_next_when_the_first_does_not_hold(
     secret: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

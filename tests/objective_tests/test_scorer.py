@@ -511,6 +511,7 @@ def test_charge_is_the_upper_end_of_what_a_leak_may_earn() -> None:
         ("x = x.to(torch.bfloat16)", True),
         ("with torch.autocast('cpu'):", True),
         ("model.half()", True),
+        ("x = x.to(torch.half)", True),
         ("torch.set_float32_matmul_precision('high')", True),
         ("half = dim // 2  # of the other half", False),
         ("x = x.float()", False),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from pathlib import Path
+import sqlite3
 
 import optuna
 from optuna.trial import TrialState
@@ -265,6 +266,28 @@ def test_with_the_acquisition_alone_nothing_is_learned_and_nothing_stored(
     unlearned = PolicyNetwork().state_dict()
     found = own.policy.network.state_dict()
     assert all(torch.equal(found[name], unlearned[name]) for name in unlearned)
+
+
+def test_a_study_whose_policy_is_damaged_goes_on_and_says_so_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    study = optuna.create_study(storage=url, sampler=ARRLSampler(seed=0, batch_size=4))
+    study.optimize(bowl, n_trials=9)
+    with sqlite3.connect(tmp_path / "study.db") as connection:
+        connection.execute(
+            "UPDATE arrl_policy_versions SET weights = x'00' WHERE version = "
+            "(SELECT max(version) FROM arrl_policy_versions)"
+        )
+    resumed = optuna.load_study(
+        study_name=study.study_name, storage=url, sampler=ARRLSampler(seed=0, batch_size=4)
+    )
+    optuna.logging.enable_propagation()
+    resumed.optimize(bowl, n_trials=6)
+    optuna.logging.disable_propagation()
+    (said,) = [r.message for r in caplog.records if "olicy" in r.message]
+    assert "is damaged" in said and "another release" not in said
+    assert {t.user_attrs["arrl:policy_version"] for t in resumed.trials[9:]} == {0}
 
 
 def test_a_study_of_another_release_s_network_goes_on_and_says_so_once(

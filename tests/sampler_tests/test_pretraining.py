@@ -224,18 +224,23 @@ def test_within_the_warm_up_there_is_no_checkpoint() -> None:
         training.checkpoint()
 
 
-def test_training_goes_on_from_a_checkpoint_as_if_never_stopped() -> None:
+def test_training_goes_on_from_a_checkpoint_as_if_never_stopped(tmp_path: Path) -> None:
     whole = Training(TINY)
     list(whole)
     first = Training(TINY)
     next(iter(first))
+    checkpoint = tmp_path / "checkpoint.pt"
+    checkpoint.write_bytes(first.checkpoint())
     second = Training(TINY)
-    second.resume(first.checkpoint())
+    second.resume(checkpoint)
     list(second)
     assert second.iteration == 3
     assert torch.equal(weights(second), weights(whole))
     with pytest.raises(ValueError, match="another recipe"):
-        Training(dataclasses.replace(TINY, seed=1)).resume(first.checkpoint())
+        Training(dataclasses.replace(TINY, seed=1)).resume(checkpoint)
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="is damaged: delete it"):
+        Training(TINY).resume(checkpoint)
 
 
 def test_training_never_plays_a_task_that_checks_use() -> None:
@@ -297,12 +302,31 @@ def test_the_command_trains_resumes_and_checks(
 
     assert "going on after iteration 2" in CliRunner().invoke(main, line).output
     other = CliRunner().invoke(main, [*line[:3], "9"])
-    assert other.exit_code == 1 and "another recipe" in other.output
+    assert other.exit_code == 2 and "another recipe" in other.output
     checked = CliRunner().invoke(main, [*line[:2], "--check", "4", "--trials", "12"])
     assert checked.exit_code == 0 and "after 4 of 4 tasks" in checked.output
     assert json.loads((folder / "check-12.json").read_text())[0]["trials"] == 12
 
 
-def test_the_check_needs_a_trained_policy(tmp_path: Path) -> None:
-    result = CliRunner().invoke(main, ["pretrain", str(tmp_path), "--check", "4"])
-    assert result.exit_code == 1 and "train it first" in result.output
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["empty", "--check", "4"], "train it first"),
+        (["broken", "--check", "4"], "weights of a PolicyNetwork"),
+        (["broken", "--iterations", "2"], "is damaged: delete it"),
+        (["new", "--device", "abacus"], "Torch cannot compute on device 'abacus' here"),
+        (["/proc/nowhere"], "name a folder of yours"),
+    ],
+)
+def test_bad_input_of_the_command_is_one_sentence(
+    arguments: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("empty", "broken"):
+        Path(name).mkdir()
+    for name in ("policy.safetensors", "checkpoint.pt"):
+        Path("broken", name).write_bytes(b"neither")
+    result = CliRunner().invoke(main, ["pretrain", *arguments])
+    assert result.exit_code == 2
+    (line,) = result.output.splitlines()
+    assert words in line

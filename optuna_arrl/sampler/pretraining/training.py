@@ -23,6 +23,8 @@ from dataclasses import asdict
 from dataclasses import dataclass
 import io
 import math
+from pathlib import Path
+import pickle
 import time
 from typing import Any
 
@@ -204,15 +206,20 @@ class Training:
         torch.save({"recipe": asdict(self.recipe), "at": self.iteration, "state": state}, buffer)
         return buffer.getvalue()
 
-    def resume(self, checkpoint: bytes) -> None:
-        """Go on from a checkpoint.
+    def resume(self, checkpoint: Path) -> None:
+        """Go on from what :meth:`checkpoint` returned, kept in a file.
 
         Raises:
-            ValueError: When it is one of another recipe.
+            ValueError: When it is no checkpoint, or one of another recipe.
         """
-        stored = torch.load(io.BytesIO(checkpoint), self.device, weights_only=True)
+        try:
+            stored = torch.load(checkpoint, self.device, weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+            raise ValueError(f"{checkpoint} is damaged: delete it to begin again.") from error
         if stored["recipe"] != asdict(self.recipe):
-            raise ValueError(f"The checkpoint is of another recipe: {stored['recipe']}.")
+            raise ValueError(
+                f"{checkpoint} is of another recipe, {stored['recipe']}: take another folder."
+            )
         for part, state in zip(self._parts(), stored["state"], strict=True):
             part.load_state_dict(state)
         self.iteration = stored["at"]
