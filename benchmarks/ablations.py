@@ -13,6 +13,7 @@ import argparse
 from collections.abc import Callable
 import copy
 from dataclasses import replace
+import inspect
 import math
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import _records
+from optuna_arrl.sampler import ARRLSampler
 from optuna_arrl.sampler.history import History
 from optuna_arrl.sampler.learner import shipped_policy
 from optuna_arrl.sampler.policy import action_distribution
@@ -44,22 +46,8 @@ from optuna_arrl.sampler.surrogate import Surrogate
 _SIDE_BY_SIDE = 64  # tasks a lot
 _MARKS = (12, 25, 50, 100, 300)
 _NEVER = -50.0  # as a logit or a logarithm
-_BATCH = 16  # trials that a study's update learns from
-
-_Change = Callable[[PolicyInput], PolicyInput]
-
-
-def _seeing(network: PolicyNetwork, seed: int, change: _Change) -> Choose:
-    """Return the policy of a network that sees its input changed."""
-    generator = torch.Generator().manual_seed(seed)
-
-    @torch.no_grad()
-    def choose(history: History, offered: Candidates, surrogate: Surrogate) -> Tensor:
-        state = change(policy_input(history, offered, surrogate))
-        odds = action_distribution(network(state).logits, state.mask).exp()
-        return torch.multinomial(odds, 1, generator=generator)[:, 0]
-
-    return choose
+# Trials that a study's update learns from: as many as by default.
+_BATCH = inspect.signature(ARRLSampler).parameters["batch_size"].default
 
 
 def _random(seed: int) -> Choose:
@@ -193,8 +181,8 @@ def variants(network: PolicyNetwork) -> dict[str, Callable[[int, int], Choose]]:
         "no slot effects": lambda seed, _: as_in_a_study(_without(network, "slot_effects"), seed),
         "no residual": lambda seed, _: as_in_a_study(_without(network, "residual"), seed),
         "no acquisition": lambda seed, _: as_in_a_study(_without_acquisition(network), seed),
-        "no names": lambda seed, _: _seeing(network, seed, _nameless),
-        "no trial tokens": lambda seed, _: _seeing(network, seed, _without_trials),
+        "no names": lambda seed, _: as_in_a_study(network, seed, _nameless),
+        "no trial tokens": lambda seed, _: as_in_a_study(network, seed, _without_trials),
         "random edits": lambda seed, _: _random(seed),
         "PPO in the study": lambda seed, studies: Learning(network, seed, PPOConfig(), studies),
     }

@@ -70,7 +70,7 @@ _LOCKED_WAIT_SECONDS = 0.05
 _T = TypeVar("_T")
 
 
-class PolicyDamaged(RuntimeError):
+class PolicyDamaged(Exception):
     """The stored weights are not those that were written (their hash differs)."""
 
 

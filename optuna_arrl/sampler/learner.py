@@ -28,7 +28,6 @@ from safetensors.torch import save
 import torch
 
 from optuna_arrl.policy_store import MemoryPolicyStore
-from optuna_arrl.policy_store import PolicyDamaged
 from optuna_arrl.policy_store import PolicyStore
 from optuna_arrl.policy_store import PolicyVersion
 from optuna_arrl.policy_store import SqlPolicyStore
@@ -199,8 +198,6 @@ class Learner:
             return
         try:
             self._load(newest)
-        except PolicyDamaged:
-            raise
         except RuntimeError:  # of load_state_dict: other names or shapes
             self._learns, self._policy, self._loaded = False, self._shipped, True
             _logger.warning(

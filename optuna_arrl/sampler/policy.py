@@ -547,17 +547,16 @@ class PolicyNetwork(nn.Module):
         mixed = torch.relu(mixed + state[..., None, :])
         hidden = torch.relu(self.hidden(mixed))
         mean, log_sd, crash_logit = inputs.forecast.unbind(-1)
-        mean = mean + self.prior(inputs)
-        own = log_acquisition(
-            inputs.aim[..., :1], mean.detach(), log_sd.exp(), torch.sigmoid(-crash_logit)
-        )
+        with torch.no_grad():
+            mean = mean + self.prior(inputs)
+        own = log_acquisition(inputs.aim[..., :1], mean, log_sd.exp(), torch.sigmoid(-crash_logit))
         acquisition = _relative(own, inputs.mask & ~inputs.floor_only)
         logits = self.log_scale.exp() * acquisition + trend + self.residual(hidden)[..., 0]
         logits = logits.masked_fill(inputs.floor_only, _NEVER)
         value = torch.relu(self.value_hidden(_pooled(mixed, inputs.mask)))
         log_noise = inputs.aim[..., 1:].expand_as(log_sd)
         measured = 0.5 * torch.logaddexp(2.0 * log_sd, log_noise)
-        forecast = torch.stack([mean.detach(), measured, crash_logit], -1)
+        forecast = torch.stack([mean, measured, crash_logit], -1)
         forecast = forecast + self.correction(hidden)
         return PolicyOutput(logits, self.value(value)[..., 0], *forecast.unbind(-1))
 

@@ -244,27 +244,21 @@ def _impute(space: Space, points: Array) -> Array:
     return space.snap(points)
 
 
-# The number of threads is the process's: of several workers in it the last one puts it back.
-_threads_lock = threading.Lock()
-_within = 0
-_threads_before = 1
+_turn = threading.RLock()
 
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch compute on one thread: the last bits of a sum depend on how many there are."""
+    """Let torch compute on one thread: the last bits of a sum depend on how many there are.
+
+    Python threads take turns: torch keeps this number partly for each of them, partly for all.
+    """
     import torch
 
-    global _within, _threads_before
-    with _threads_lock:
-        if _within == 0:
-            _threads_before = torch.get_num_threads()
-            torch.set_num_threads(1)
-        _within += 1
-    try:
-        yield
-    finally:
-        with _threads_lock:
-            _within -= 1
-            if _within == 0:
-                torch.set_num_threads(_threads_before)
+    with _turn:
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)

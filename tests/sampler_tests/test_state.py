@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from typing import Any
 
 from hypothesis import given
@@ -22,6 +23,7 @@ import torch
 from optuna_arrl.sampler.space import Space
 from optuna_arrl.sampler.state import build_history
 from optuna_arrl.sampler.state import draws
+from optuna_arrl.sampler.state import one_thread
 from optuna_arrl.sampler.state import search_space
 from optuna_arrl.sampler.state import seen_trials
 from optuna_arrl.sampler.state import situation_of
@@ -181,3 +183,27 @@ def test_situation_is_a_function_of_the_trials_only(shuffler: Any) -> None:
     )
     other = situation_of(trials, dict(space), StudyDirection.MINIMIZE, 6, 6)
     assert other.candidates.digest() != first.candidates.digest()
+
+
+def test_threads_that_compute_on_one_thread_take_turns_and_all_get_theirs_back() -> None:
+    before = torch.get_num_threads()
+    seen = []
+
+    def compute(name: str) -> None:
+        torch.set_num_threads(2)
+        with one_thread():
+            seen.append((name, torch.get_num_threads()))
+        seen.append((name, torch.get_num_threads()))
+
+    try:
+        other = threading.Thread(target=compute, args=("other",))
+        torch.set_num_threads(2)
+        with one_thread():
+            other.start()
+            compute("nested")
+        other.join()
+        assert seen[:2] == [("nested", 1), ("nested", 2)]
+        assert seen[2:] == [("other", 1), ("other", 2)]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

@@ -1,14 +1,14 @@
 """Makes empty files in a folder that lies in memory, where each takes some that is nobody's."""
 
 import os
-import time
 
+from child import hear
 from child import say
 
 
 def attack(folder, count):
     for number in range(count):
         os.close(os.open(os.path.join(folder, str(number)), os.O_CREAT | os.O_WRONLY))
-    time.sleep(2.0)  # somebody may look
     say("done")
+    hear()
     return True
