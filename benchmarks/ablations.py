@@ -35,9 +35,9 @@ from optuna_arrl.sampler.ppo import ppo_update
 from optuna_arrl.sampler.ppo import PPOConfig
 from optuna_arrl.sampler.pretraining.checking import as_in_a_study
 from optuna_arrl.sampler.pretraining.checking import summarise
+from optuna_arrl.sampler.pretraining.drawing import draw_tasks
 from optuna_arrl.sampler.pretraining.episodes import Choose
 from optuna_arrl.sampler.pretraining.episodes import play
-from optuna_arrl.sampler.pretraining.tasks import Tasks
 from optuna_arrl.sampler.proposers import Candidates
 from optuna_arrl.sampler.rewards import rewards
 from optuna_arrl.sampler.surrogate import Surrogate
@@ -201,7 +201,7 @@ def run(args: argparse.Namespace) -> None:
         for name in chosen:
             if (name, seed, args.trials) in done:
                 continue
-            drawn = Tasks.draw(_SIDE_BY_SIDE, seed)
+            drawn = draw_tasks(_SIDE_BY_SIDE, seed)
             choose = policies[name](seed, _SIDE_BY_SIDE)
             curve = play(drawn, args.trials, seed, choose).log_regret
             marks = [mark for mark in _MARKS if mark <= args.trials]

@@ -133,7 +133,7 @@ _RECENT = 16  # trials that the success rate looks back on
 _BEST_TOKENS, _LATEST_TOKENS = 8, 32
 _STILL = 1e-7  # a slot that moved less has not moved
 _LARGE = 6e4  # still a number in half precision
-_FACTOR_SD, _MOST_FACTOR = 0.5, 3.0  # of the prior mean
+_MOST_FACTOR = 3.0  # of the prior mean
 
 
 @dataclass(frozen=True, eq=False)
@@ -473,12 +473,14 @@ class PriorMean(nn.Module):
         self.effects = nn.Linear(width, PRIOR_TERMS)
         nn.init.zeros_(self.effects.weight)
         nn.init.zeros_(self.effects.bias)
+        self.log_precision = nn.Parameter(torch.tensor(math.log(4.0)))
 
     def forward(self, inputs: PolicyInput) -> Tensor:
         """Return by how much the posterior mean of the warped losses moves, (..., C).
 
         As much of the prior mean counts as the trials bear out: its factor is normal about 1
-        before them, so that after them it is about (1/sd² + support) / (1/sd² + gram).
+        before them, of a precision that is learned too, so that after them it is about
+        (precision + support) / (precision + gram).
         """
         columns = [SLOT_FEATURES.index(name) for name in PRIOR_FEATURES]
         own = torch.relu(self.embed(inputs.slots[..., columns]))
@@ -490,7 +492,7 @@ class PriorMean(nn.Module):
         flat = effects.flatten(-2)
         support = (flat * inputs.support).sum(-1, keepdim=True)
         gram = (flat * (inputs.gram @ flat[..., None])[..., 0]).sum(-1, keepdim=True)
-        precision = _FACTOR_SD**-2
+        precision = self.log_precision.exp()
         factor = (precision + support) / (precision + gram.clamp(min=0.0))
         shift = factor.clamp(0.0, _MOST_FACTOR) * shift
         return shift

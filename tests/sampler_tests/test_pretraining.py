@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import copy
 import dataclasses
 import functools
@@ -25,16 +26,23 @@ from optuna_arrl.sampler.pretraining import training as module
 from optuna_arrl.sampler.pretraining.checking import as_in_a_study
 from optuna_arrl.sampler.pretraining.checking import compare
 from optuna_arrl.sampler.pretraining.checking import summarise
+from optuna_arrl.sampler.pretraining.drawing import draw_tasks
+from optuna_arrl.sampler.pretraining.drawing import TRAINING_TASKS
 from optuna_arrl.sampler.pretraining.episodes import play
 from optuna_arrl.sampler.pretraining.prior import Memory
 from optuna_arrl.sampler.pretraining.prior import prior_loss
 from optuna_arrl.sampler.pretraining.prior import Witness
+from optuna_arrl.sampler.pretraining.runs import HELD_OUT
+from optuna_arrl.sampler.pretraining.runs import RunTasks
+from optuna_arrl.sampler.pretraining.runs import Worlds
+from optuna_arrl.sampler.pretraining.surfaces import SurfaceTasks
+from optuna_arrl.sampler.pretraining.tasks import Draws
 from optuna_arrl.sampler.pretraining.tasks import log_regret
+from optuna_arrl.sampler.pretraining.tasks import misnamed
 from optuna_arrl.sampler.pretraining.tasks import NO_REGRET
 from optuna_arrl.sampler.pretraining.tasks import Tasks
 from optuna_arrl.sampler.pretraining.training import Recipe
 from optuna_arrl.sampler.pretraining.training import Training
-from optuna_arrl.sampler.pretraining.training import TRAINING_TASKS
 from optuna_arrl.sampler.proposers import Candidates
 from optuna_arrl.sampler.proposers import propose
 from optuna_arrl.sampler.surrogate import Surrogate
@@ -46,8 +54,13 @@ TINY = Recipe(tasks=4, repeats=2, candidates=16, warm_up=1, steps=4, horizons=(1
 
 
 @functools.cache
-def tasks() -> Tasks:
-    return Tasks.draw(48, seed=1)
+def tasks() -> SurfaceTasks:
+    return SurfaceTasks.draw(48, seed=1)
+
+
+@functools.cache
+def real_tasks() -> RunTasks:
+    return RunTasks.draw(48, seed=1, held_out=True)
 
 
 def uniform_points(drawn: Tasks, count: int = 200) -> Tensor:
@@ -62,7 +75,7 @@ def any_legal(history: History, offered: Candidates, surrogate: Surrogate) -> Te
 
 
 def test_tasks_are_a_function_of_their_seed() -> None:
-    one, same, other = (Tasks.draw(4, seed) for seed in (5, 5, 6))
+    one, same, other = (SurfaceTasks.draw(4, seed) for seed in (5, 5, 6))
     points = torch.rand(4, 9, 24, generator=torch.Generator().manual_seed(0))
     first, again = (t.evaluate(t.cube.snap(points)) for t in (one, same))
     assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
@@ -93,7 +106,7 @@ def test_tasks_are_of_many_kinds() -> None:
 
 
 def test_what_a_closed_gate_hides_makes_no_difference() -> None:
-    drawn = Tasks.draw(32, seed=2)
+    drawn = SurfaceTasks.draw(32, seed=2)
     row = int(drawn.gated.any(1).nonzero()[0])
     one = drawn[torch.tensor([row])]
     hidden = torch.zeros(24, dtype=torch.bool)
@@ -107,12 +120,69 @@ def test_what_a_closed_gate_hides_makes_no_difference() -> None:
         assert torch.equal(*alike) is not differs
 
 
-def test_tasks_taken_from_a_batch_are_the_same_tasks() -> None:
+@pytest.mark.parametrize("drawn", [tasks, real_tasks])
+def test_tasks_taken_from_a_batch_are_the_same_tasks(drawn: Callable[[], Tasks]) -> None:
     rows = torch.tensor([3, 3, 0])
-    points = uniform_points(tasks())
-    whole, part = tasks().evaluate(points), tasks()[rows].evaluate(points[rows])
+    points = uniform_points(drawn())
+    whole, part = drawn().evaluate(points), drawn()[rows].evaluate(points[rows])
     torch.testing.assert_close(whole[0][rows], part[0])
     assert torch.equal(whole[1][rows], part[1])
+
+
+def test_real_runs_have_regrets_like_random_surfaces() -> None:
+    drawn = real_tasks()
+    regret, ran = drawn.evaluate(drawn.default[:, None])
+    assert ran.all() and regret.min() >= 0.0 and regret.max() <= 1.0 + 1e-4
+    assert (regret > 0.999).float().mean() > 0.7  # the other defaults are about the best
+    regret, ran = drawn.evaluate(uniform_points(drawn))
+    assert regret[ran].min() > -0.1
+    assert 0.3 < ran.float().mean() < 0.98
+
+
+def test_a_default_is_a_run_of_its_world_where_a_slot_stays_too() -> None:
+    drawn = real_tasks()
+    inside = drawn.start + drawn.length * drawn.default
+    torch.testing.assert_close(inside, drawn.base.gather(1, drawn.slots), atol=2e-3, rtol=0)
+    runs = (drawn.history.points == drawn.base[:, None]).all(2)
+    assert runs.any(1).all()
+
+
+def test_a_slot_of_whole_numbers_has_the_levels_between_its_bounds() -> None:
+    cube = RunTasks.draw(96, seed=2, held_out=False).cube
+    whole = cube.integer & cube.movable
+    assert (whole & cube.logarithmic).any() and (whole & ~cube.logarithmic).any()
+    # The logarithms at 0 and 1 lie half a unit beyond the lowest and the highest value.
+    span = cube.end.exp() - cube.start.exp()
+    torch.testing.assert_close(span[whole], cube.levels[whole].float(), atol=0.02, rtol=1e-3)
+    torch.testing.assert_close(cube.start.exp()[whole], cube.low[whole] - 0.5)
+
+
+def test_what_is_learned_on_and_what_is_judged_by_are_different_worlds() -> None:
+    losses = Worlds.shipped().history.losses
+    for held_out in (False, True):
+        drawn = RunTasks.draw(64, seed=3, held_out=held_out).history.losses
+        world = (drawn[:, None] == losses).all(2).float().argmax(1)
+        assert ((world >= len(losses) - HELD_OUT) == held_out).all()
+        assert len(world.unique()) > 6
+
+
+def test_every_third_seed_stands_for_real_runs() -> None:
+    assert [isinstance(draw_tasks(2, seed), RunTasks) for seed in range(4)] == [1, 0, 0, 1]
+    below, above = (draw_tasks(2, seed) for seed in (3, TRAINING_TASKS + 2))
+    assert isinstance(below, RunTasks) and isinstance(above, RunTasks)
+    again = draw_tasks(2, 3)
+    assert torch.equal(below.default, again.default)
+
+
+def test_names_dealt_out_anew_are_the_same_names() -> None:
+    family = torch.tensor([[0, 1, 2, 0, 3, 4, 5]]).expand(4000, 7)
+    dealt = misnamed(family, Draws(4000, 0))
+    assert torch.equal(dealt.sort(1).values, family.sort(1).values)
+    assert ((dealt == 0) == (family == 0)).all()
+    changed = (dealt != family).any(1)
+    assert changed.float().mean() == pytest.approx(0.25, abs=0.03)
+    # Where they are dealt out, each goes everywhere equally often.
+    assert (dealt[changed] == 3).float().mean(0)[1] == pytest.approx(0.2, abs=0.05)
 
 
 def test_measurements_scatter_by_the_noise_of_the_task() -> None:
@@ -190,7 +260,7 @@ def test_a_policy_that_begins_nearly_blind_learns_to_follow_the_acquisition() ->
     figures = list(training)
     assert training.network.log_scale > math.log(0.12)
     assert figures[-1]["critic_explained"] > 0.4
-    drawn = Tasks.draw(192, seed=77)
+    drawn = SurfaceTasks.draw(192, seed=77)
     curves = [
         play(drawn, 14, 0, as_in_a_study(n, 0)).log_regret for n in (training.network, before)
     ]
@@ -275,8 +345,8 @@ def test_a_prior_that_learned_foresees_outcomes_better_than_none() -> None:
     training = Training(recipe)
     with torch.enable_grad():
         list(training)
-    drawn = Tasks.draw(64, seed=78)
-    witness = Witness(PolicyNetwork(), drawn, torch.Generator().manual_seed(0), first=0)
+    drawn = SurfaceTasks.draw(64, seed=78)
+    witness = Witness(PolicyNetwork(), drawn, torch.Generator().manual_seed(0))
     play(drawn, 12, 0, witness, candidates=32)
     inputs, scores = PolicyInput.cat(witness.inputs), torch.cat(witness.outcomes)
     learned = prior_loss(training.network, inputs, scores)

@@ -16,9 +16,9 @@ from optuna_arrl.sampler.policy import action_distribution
 from optuna_arrl.sampler.policy import policy_input
 from optuna_arrl.sampler.policy import PolicyInput
 from optuna_arrl.sampler.policy import PolicyNetwork
+from optuna_arrl.sampler.pretraining.drawing import draw_tasks
 from optuna_arrl.sampler.pretraining.episodes import Choose
 from optuna_arrl.sampler.pretraining.episodes import play
-from optuna_arrl.sampler.pretraining.tasks import Tasks
 from optuna_arrl.sampler.proposers import Candidates
 from optuna_arrl.sampler.surrogate import Surrogate
 
@@ -90,7 +90,7 @@ def compare(
     device = network.log_scale.device
     for lot in range(math.ceil(tasks / _SIDE_BY_SIDE)):
         number = min(_SIDE_BY_SIDE, tasks - lot * _SIDE_BY_SIDE)
-        drawn = Tasks.draw(number, seed + lot, device)
+        drawn = draw_tasks(number, seed + lot, device)
         curves = [
             play(drawn, trials, seed + lot, as_in_a_study(each, seed + lot)).log_regret
             for each in (network, other)

@@ -79,14 +79,12 @@ class Witness:
         network: Whose policy it is.
         tasks: What is played.
         generator: Of the draws.
-        first: The first trial (of :data:`_EVERY`) before which it asks.
     """
 
-    def __init__(
-        self, network: PolicyNetwork, tasks: Tasks, generator: torch.Generator, first: int
-    ) -> None:
+    def __init__(self, network: PolicyNetwork, tasks: Tasks, generator: torch.Generator) -> None:
         self.network, self.tasks, self.generator = network, tasks, generator
-        self.first = first
+        first = torch.randint(_EVERY, (1,), generator=generator, device=generator.device)
+        self.first = int(first)
         self.inputs: list[PolicyInput] = []
         self.outcomes: list[Tensor] = []
 
@@ -95,7 +93,7 @@ class Witness:
         state = policy_input(history, offered, surrogate)
         logits = self.network(state).logits
         odds = action_distribution(logits, state.mask, floor=0.0, sharpness=1.0).exp()
-        if len(history) % _EVERY == self.first % _EVERY:
+        if len(history) % _EVERY == self.first:
             self.inputs.append(state)
             self.outcomes.append(self._outcomes(state, offered, surrogate))
         return torch.multinomial(odds, 1, generator=self.generator)[:, 0]

@@ -41,6 +41,8 @@ from optuna_arrl.sampler.ppo import Batch
 from optuna_arrl.sampler.ppo import generalized_advantage
 from optuna_arrl.sampler.ppo import ppo_update
 from optuna_arrl.sampler.ppo import PPOConfig
+from optuna_arrl.sampler.pretraining.drawing import draw_tasks
+from optuna_arrl.sampler.pretraining.drawing import TRAINING_TASKS
 from optuna_arrl.sampler.pretraining.episodes import Episodes
 from optuna_arrl.sampler.pretraining.episodes import play
 from optuna_arrl.sampler.pretraining.prior import learn_prior
@@ -53,10 +55,7 @@ from optuna_arrl.sampler.rewards import rewards
 from optuna_arrl.sampler.surrogate import Surrogate
 
 
-__all__ = ["TRAINING_TASKS", "Recipe", "Training"]
-
-TRAINING_TASKS = 1_000_000
-"""Seeds of training tasks begin here; below lie those that nothing was trained on."""
+__all__ = ["Recipe", "Training"]
 
 _AHEAD = 12  # trials that the critic looks ahead in the other studies of a task
 _CRITIC_FEATURES = 10
@@ -237,7 +236,7 @@ class Training:
         different = round(recipe.tasks * math.sqrt(recipe.horizons[0] / horizon))
         different = different * recipe.repeats // repeats
         rows = torch.arange(different, device=self.device).repeat(repeats)
-        tasks = Tasks.draw(different, seed, self.device)[rows]
+        tasks = draw_tasks(different, seed, self.device)[rows]
         generator = torch.Generator(self.device).manual_seed(seed)
         learn = self._learn_prior if warming else self._learn_scores
         played, figures, seconds = learn(tasks, horizon, seed, generator, repeats)
@@ -261,7 +260,7 @@ class Training:
     ) -> tuple[Episodes, dict[str, float], float]:
         """Play, remember, and raise the likelihood of what is remembered."""
         recipe = self.recipe
-        witness = Witness(self.network, tasks, generator, first=self.iteration)
+        witness = Witness(self.network, tasks, generator)
         played = play(tasks, horizon, seed, witness, candidates=recipe.candidates)
         seconds = time.perf_counter()
         self.memory.add(PolicyInput.cat(witness.inputs), torch.cat(witness.outcomes))
