@@ -79,11 +79,19 @@ def _without_acquisition(network: PolicyNetwork) -> PolicyNetwork:
     return copied
 
 
-def _before_ppo(network: PolicyNetwork) -> PolicyNetwork:
-    """Return what likelihood alone taught: PPO leaves the prior mean as it is."""
-    before = PolicyNetwork()
-    before.prior.load_state_dict(network.prior.state_dict())
-    return before
+def _exploration_only(network: PolicyNetwork) -> PolicyNetwork:
+    """Return the acquisition that explores as the network says."""
+    alone = PolicyNetwork()
+    alone.exploration.load_state_dict(network.exploration.state_dict())
+    return alone
+
+
+@torch.no_grad()
+def _same_everywhere(network: PolicyNetwork) -> PolicyNetwork:
+    """Return the acquisition that explores as the network says of the average state."""
+    alone = _exploration_only(network)
+    alone.exploration.weight[:, 1:] = 0.0
+    return alone
 
 
 def _nameless(state: PolicyInput) -> PolicyInput:
@@ -174,10 +182,11 @@ def variants(network: PolicyNetwork) -> dict[str, Callable[[int, int], Choose]]:
     return {
         "acquisition alone": lambda seed, _: as_in_a_study(acquisition, seed),
         "whole network": lambda seed, _: as_in_a_study(network, seed),
-        "prior mean only, no PPO": lambda seed, _: as_in_a_study(_before_ppo(network), seed),
-        "PPO only, no prior mean": lambda seed, _: as_in_a_study(
-            _without(network, "prior.effects"), seed
+        "exploration only": lambda seed, _: as_in_a_study(_exploration_only(network), seed),
+        "exploration only, the same in every state": lambda seed, _: as_in_a_study(
+            _same_everywhere(network), seed
         ),
+        "no exploration": lambda seed, _: as_in_a_study(_without(network, "exploration"), seed),
         "no slot effects": lambda seed, _: as_in_a_study(_without(network, "slot_effects"), seed),
         "no residual": lambda seed, _: as_in_a_study(_without(network, "residual"), seed),
         "no acquisition": lambda seed, _: as_in_a_study(_without_acquisition(network), seed),

@@ -21,7 +21,7 @@ _MARKS = (12, 25, 50, 100, 300)
 
 @click.command()
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--iterations", default=200, show_default=True, type=click.IntRange(min=1))
+@click.option("--iterations", default=250, show_default=True, type=click.IntRange(min=1))
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N")
 @click.option(
@@ -39,8 +39,7 @@ def pretrain(
 ) -> None:
     """Train a policy on random tasks into FOLDER.
 
-    Interrupted, the same line goes on from the last checkpoint; the warm-up, a fifth of the
-    iterations by default, has none and begins again. The result,
+    Interrupted, the same line goes on from the last checkpoint. The result,
     FOLDER/policy.safetensors, is for `ARRLSampler(policy=...)`; beside it stand the recipe and a
     log with one line an iteration.
     """
@@ -75,7 +74,7 @@ def pretrain(
             file.write(json.dumps(figures) + "\n")
         click.echo(json.dumps(figures))
         due = training.iteration % _CHECKPOINT_EVERY == 0 or training.iteration == iterations
-        if due and not training.warming:
+        if due:
             partial = checkpoint.with_suffix(".part")
             partial.write_bytes(training.checkpoint())
             partial.replace(checkpoint)

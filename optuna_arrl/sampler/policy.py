@@ -2,10 +2,9 @@
 
     logits = scale × relative log-acquisition + Σ over moved slots + residual(candidate, state)
 
-The acquisition is the surrogate's with a prior mean that is learned: what the name, the type and
-the default of a slot say about which way is better, as far as the study's own trials leave it
-open. All learned parts start at zero, so an unlearned policy is the surrogate's acquisition,
-softened.
+The acquisition is the surrogate's, but how much it explores is learned: its constants depend on
+how the study goes. All learned parts start at zero, so an unlearned policy is the surrogate's
+acquisition, softened.
 The state is seen as tokens: one a slot (type, scale, name family, bounds, what the trials say of
 its direction), one a trial (the 32 latest and the 8 best), one a candidate. The same weights
 serve any search space: nothing depends on the number or order of slots.
@@ -35,17 +34,15 @@ from optuna_arrl.sampler.surrogate import Surrogate
 
 
 __all__ = [
+    "EXPLORATION_FEATURES",
     "EXPLORATION_FLOOR",
     "FEATURES",
-    "PRIOR_FEATURES",
-    "PRIOR_TERMS",
     "SHARPNESS",
     "SLOT_FEATURES",
     "TRIAL_FEATURES",
     "PolicyInput",
     "PolicyNetwork",
     "PolicyOutput",
-    "PriorMean",
     "action_distribution",
     "policy_input",
 ]
@@ -108,22 +105,15 @@ SLOT_FEATURES: tuple[str, ...] = (
 )
 """Names of the features of a slot token."""
 
-PRIOR_FEATURES: tuple[str, ...] = (
-    "numeric",
-    "integer",
-    "logarithmic",
-    "log_levels",
-    "default",
-    "log_trials",
-    "early",
-    *(f"family_{name}" for name in FAMILIES),
-)
-"""Names of the slot's features that the prior mean may depend on: nothing that a trial has shown,
-for the surrogate learns from that already."""
-
-PRIOR_TERMS = 4
-"""Functions of a slot's move from the first trial that the prior mean is a sum of: the move, its
-size, its square, and whether it moved (of a choice that alone)."""
+EXPLORATION_FEATURES: dict[str, tuple[float, float]] = {
+    "log_trials": (1.0, 2.0),
+    "log_slots": (1.2, 2.0),
+    "log_noise": (-1.2, 2.0),
+    "log_stagnation": (0.6, 2.0),
+    "success_rate": (0.2, 4.0),
+}
+"""Of the features of a state, those that say how much to explore: what is taken off each, and what
+it is multiplied by, so that it is about 0 and of order one."""
 
 TRIAL_FEATURES: tuple[str, ...] = ("loss", "ran", "log_rank", "log_age", "log_incumbent")
 """Names of the features of a trial token."""
@@ -132,8 +122,6 @@ _NEVER = -1e9  # logit that a softmax makes nothing of
 _RECENT = 16  # trials that the success rate looks back on
 _BEST_TOKENS, _LATEST_TOKENS = 8, 32
 _STILL = 1e-7  # a slot that moved less has not moved
-_LARGE = 6e4  # still a number in half precision
-_MOST_FACTOR = 3.0  # of the prior mean
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,10 +134,7 @@ class PolicyInput:
             without noise, log-odds that the trial does not run.
         aim: (..., 2), the warped loss to beat, and the logarithm of the noise variance of the
             warped losses.
-        unexplained: (..., C, D, PRIOR_TERMS), what the trials leave open of the terms of a
-            candidate's moves from the first trial.
-        gram, support: (..., F, F) and (..., F), F = D × PRIOR_TERMS, what the trials say of these
-            terms (Regression).
+        doubt: (..., C), by how much the mean moves with the prior's constant mean (Prediction).
         moves: (..., C, D), how far a candidate lies from the incumbent: unit values, for choices
             1 where it takes another.
         distances: (..., C, K), to the trials of the trial tokens, in lengthscales.
@@ -165,9 +150,7 @@ class PolicyInput:
     features: Tensor
     forecast: Tensor
     aim: Tensor
-    unexplained: Tensor
-    gram: Tensor
-    support: Tensor
+    doubt: Tensor
     moves: Tensor
     distances: Tensor
     mask: Tensor
@@ -236,7 +219,7 @@ def policy_input(
     """
     if prediction is None:
         prediction = surrogate.predict(candidates.points)
-    mean, sd, p_runs, distances, _ = prediction
+    mean, sd, p_runs, distances, doubt = prediction
     acquisition = surrogate.log_acquisition(prediction)
     # Where little is known expected improvement grows with distance, so that draws from the whole
     # space would win; but a step from a trial that ran is the better bet.
@@ -266,7 +249,7 @@ def policy_input(
         features=features.clamp(-5.0, 5.0),
         forecast=torch.stack([mean, sd.log(), (1.0 - odds).log() - odds.log()], -1),
         aim=torch.cat([surrogate.best, surrogate.log_noise], 1),
-        **_regression(history, candidates, surrogate, prediction),
+        doubt=doubt,
         moves=_moves(history, candidates),
         distances=distances.gather(2, place[:, None].expand(-1, len(candidates), -1)).clamp(
             max=20
@@ -297,27 +280,6 @@ def _moves(history: History, candidates: Candidates) -> Tensor:
     moves = candidates.points - _incumbents(history)
     moves = torch.where(moves.abs() > _STILL, moves, 0.0)
     return torch.where(history.cube.categorical[:, None], (moves != 0).to(moves), moves)
-
-
-def _regression(
-    history: History, candidates: Candidates, surrogate: Surrogate, prediction: Prediction
-) -> dict[str, Tensor]:
-    """Return what the trials say of the prior's terms."""
-    cube, points = history.cube, candidates.points
-    first = history.points[:, :1] if len(history) else points[:, :1]
-
-    def terms(at: Tensor) -> Tensor:
-        move = at - first
-        moved = ((move.abs() > _STILL) & cube.movable[:, None]).to(move)
-        move = move * cube.numeric[:, None]
-        return torch.stack([move, move.abs(), move.square(), moved], -1).flatten(2)
-
-    unexplained, gram, support = surrogate.regress(points, prediction, terms)
-    return {
-        "unexplained": unexplained.reshape(*points.shape, PRIOR_TERMS) * (len(history) > 0),
-        "gram": gram.clamp(-_LARGE, _LARGE),
-        "support": support.clamp(-_LARGE, _LARGE),
-    }
 
 
 def _among_trials(history: History, surrogate: Surrogate, distances: Tensor) -> dict[str, Tensor]:
@@ -457,52 +419,49 @@ def _relative(acquisition: Tensor, compared: Tensor) -> Tensor:
     return (acquisition - best).clamp(-15.0, 0.0)
 
 
-class PriorMean(nn.Module):
-    """What slots say of a loss before the trials do: a sum over slots of terms of their moves.
+class Exploration(nn.Module):
+    """How much a study explores: the acquisition's constants, from how the study goes.
 
-    A slot without a name says nothing.
+    A linear function; at zero, as it begins, the constants are the surrogate's own.
 
-    Args:
-        width: Of the hidden layers.
+    Attributes:
+        weight: (4, K), K = 1 + len(EXPLORATION_FEATURES), the first column the constant. Any
+            leading dimensions, those of the states, give every state weights of its own.
     """
 
-    def __init__(self, width: int = 32) -> None:
+    # How far a weight of one goes: the logarithms of ξ, of the width and of the scale, and the
+    # pessimism in sd of the warped losses.
+    _UNITS = (0.8, 0.25, 0.7, 0.3)
+    _MOST = 3.0  # units
+
+    def __init__(self) -> None:
         super().__init__()
-        self.embed = nn.Linear(len(PRIOR_FEATURES), width)
-        self.mix = nn.Linear(2 * width, width)
-        self.effects = nn.Linear(width, PRIOR_TERMS)
-        nn.init.zeros_(self.effects.weight)
-        nn.init.zeros_(self.effects.bias)
-        self.log_precision = nn.Parameter(torch.tensor(math.log(4.0)))
+        self.weight = nn.Parameter(torch.zeros(4, 1 + len(EXPLORATION_FEATURES)))
 
-    def forward(self, inputs: PolicyInput) -> Tensor:
-        """Return by how much the posterior mean of the warped losses moves, (..., C).
-
-        As much of the prior mean counts as the trials bear out: its factor is normal about 1
-        before them, of a precision that is learned too, so that after them it is about
-        (precision + support) / (precision + gram).
+    def forward(self, inputs: PolicyInput) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return factors of ξ, of the width and of the scale, and what is added to the
+        pessimism; (..., 1) each.
         """
-        columns = [SLOT_FEATURES.index(name) for name in PRIOR_FEATURES]
-        own = torch.relu(self.embed(inputs.slots[..., columns]))
-        context = _pooled(own, inputs.slot_mask)[..., None, :].expand_as(own)
-        effects = self.effects(torch.relu(self.mix(torch.cat([own, context], -1))))
-        unknown = inputs.slots[..., SLOT_FEATURES.index("family_unknown")] > 0.0
-        effects = effects * (inputs.slot_mask & ~unknown)[..., None]
-        shift: Tensor = (inputs.unexplained * effects[..., None, :, :]).sum((-2, -1))
-        flat = effects.flatten(-2)
-        support = (flat * inputs.support).sum(-1, keepdim=True)
-        gram = (flat * (inputs.gram @ flat[..., None])[..., 0]).sum(-1, keepdim=True)
-        precision = self.log_precision.exp()
-        factor = (precision + support) / (precision + gram.clamp(min=0.0))
-        shift = factor.clamp(0.0, _MOST_FACTOR) * shift
-        return shift
+        state = torch.stack(
+            [
+                (inputs.features[..., 0, FEATURES.index(name)] - middle) * slope
+                for name, (middle, slope) in EXPLORATION_FEATURES.items()
+            ],
+            -1,
+        )
+        state = torch.cat([torch.ones_like(state[..., :1]), state], -1)
+        units = (self.weight * state[..., None, :]).sum(-1)
+        units = self._MOST * torch.tanh(units / self._MOST)
+        amounts = units * torch.tensor(self._UNITS).to(units)
+        xi, wider, scale, pessimism = (amount[..., None] for amount in amounts.unbind(-1))
+        return xi.exp(), wider.exp(), scale.exp(), pessimism
 
 
 class PolicyNetwork(nn.Module):
     """Candidates, slots and trials as sets of tokens.
 
-    The prior mean learns from outcomes alone: no gradient of the scores reaches it. The initial
-    weights are a function of the seed alone and leave torch's global generator untouched.
+    The initial weights are a function of the seed alone and leave torch's global generator
+    untouched.
 
     Args:
         seed: Of the initial weights.
@@ -531,12 +490,12 @@ class PolicyNetwork(nn.Module):
             self.correction = nn.Linear(width, 3)
             self.value_hidden = nn.Linear(width, width)
             self.value = nn.Linear(width, 1)
-            self.prior = PriorMean(half)
         for head in (self.slot_effects, self.residual, self.correction, self.value):
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)
         self.heads = heads
         self.log_reach = nn.Parameter(torch.linspace(-1.0, 1.0, heads))
+        self.exploration = Exploration()
         self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
 
     def forward(self, inputs: PolicyInput) -> PolicyOutput:
@@ -549,11 +508,18 @@ class PolicyNetwork(nn.Module):
         mixed = torch.relu(mixed + state[..., None, :])
         hidden = torch.relu(self.hidden(mixed))
         mean, log_sd, crash_logit = inputs.forecast.unbind(-1)
-        with torch.no_grad():
-            mean = mean + self.prior(inputs)
-        own = log_acquisition(inputs.aim[..., :1], mean, log_sd.exp(), torch.sigmoid(-crash_logit))
+        xi, wider, scale, pessimism = self.exploration(inputs)
+        own = log_acquisition(
+            inputs.aim[..., :1],
+            mean + pessimism * inputs.doubt,
+            log_sd.exp(),
+            torch.sigmoid(-crash_logit),
+            xi,
+            wider,
+        )
         acquisition = _relative(own, inputs.mask & ~inputs.floor_only)
-        logits = self.log_scale.exp() * acquisition + trend + self.residual(hidden)[..., 0]
+        logits = self.log_scale.exp() * scale * acquisition
+        logits = logits + trend + self.residual(hidden)[..., 0]
         logits = logits.masked_fill(inputs.floor_only, _NEVER)
         value = torch.relu(self.value_hidden(_pooled(mixed, inputs.mask)))
         log_noise = inputs.aim[..., 1:].expand_as(log_sd)

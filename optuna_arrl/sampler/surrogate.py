@@ -12,7 +12,6 @@ hyperparameters are fitted to at most 128 of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 import math
 from typing import NamedTuple
@@ -68,14 +67,15 @@ class Prediction(NamedTuple):
         mean, sd: Of the warped loss, noise apart.
         p_runs: Probability that the trial runs to a score.
         distances: (B, C, n) to the kept trials, in lengthscales of the value process.
-        whitened: (B, C, n) L⁻¹ k(X, x) of the value process, L Lᵀ = K the trials' covariance.
+        doubt: 1 - k(x, X) K⁻¹ 1 of the value process: by so much the mean moves with the prior's
+            constant mean. About 0 at the trials, 1 far from all.
     """
 
     mean: Tensor
     sd: Tensor
     p_runs: Tensor
     distances: Tensor
-    whitened: Tensor
+    doubt: Tensor
 
 
 def fitted_trials(n: int) -> int:
@@ -293,22 +293,6 @@ def _clipped(warp: Warp, losses: Tensor, ran: Tensor) -> Tensor:
     return torch.where(ran, warp(torch.where(ran, losses, warp.best)).clamp(-3.0, 2.5), 0.0)
 
 
-class Regression(NamedTuple):
-    """What trials X with deviations y say of a function f as a part of the prior mean.
-
-    Attributes:
-        unexplained: (B, C, F), f(x) - k(x, X) K⁻¹ f(X): by so much the posterior mean moves
-            with f in the prior mean (Rasmussen & Williams, equation 2.38).
-        gram: (B, F, F), f(X)ᵀ K⁻¹ f(X).
-        support: (B, F), f(X)ᵀ K⁻¹ y. With β f in the prior mean the log-likelihood of the trials
-            is larger by β support - β² gram / 2.
-    """
-
-    unexplained: Tensor
-    gram: Tensor
-    support: Tensor
-
-
 class Surrogate:
     """Value and crash processes of B studies, fitted to their histories and nothing else.
 
@@ -342,7 +326,9 @@ class Surrogate:
         correlations = _matern(_distances(self._scaled, self._scaled))
         cholesky = _cholesky(correlations, theta, data.known)
         self._known = data.known
-        self._weights = torch.cholesky_solve(data.targets[..., None], cholesky)[..., 0]
+        both = torch.stack([data.targets, data.known], -1)
+        self._weights, ones = torch.cholesky_solve(both, cholesky).unbind(-1)
+        self._doubt_weights = ones[:, 0]
         # Predictions are many and matrix products fast: the factor is inverted once.
         identity = torch.eye(cholesky.shape[-1]).to(cholesky)
         self._whitener = torch.linalg.solve_triangular(cholesky, identity, upper=False)
@@ -357,25 +343,6 @@ class Surrogate:
             ]
             best = _POSTERIOR_BEST * lowest[0] + (1.0 - _POSTERIOR_BEST) * lowest[1]
             self.best = torch.where(best.isfinite(), best, 0.0)
-
-    def regress(
-        self, points: Tensor, prediction: Prediction, terms: Callable[[Tensor], Tensor]
-    ) -> Regression:
-        """Return what the trials say of functions of a point as parts of the prior mean.
-
-        Args:
-            points: (B, C, D) legal points.
-            prediction: Of the same points.
-            terms: Returns (B, m, F), F functions of m points (B, m, D) a study.
-        """
-        known, whitener = self._known[:, 0], self._whitener[:, 0]
-        whitened = whitener @ (terms(self._points) * known[..., None])
-        deviations = whitener @ ((self.warped - _PESSIMISM) * known)[..., None]
-        return Regression(
-            unexplained=terms(points) - prediction.whitened @ whitened,
-            gram=whitened.mT @ whitened,
-            support=(whitened.mT @ deviations)[..., 0],
-        )
 
     @property
     def log_lengthscales(self) -> Tensor:
@@ -394,8 +361,7 @@ class Surrogate:
         scale = torch.exp(self.theta.scale)[..., None, None]
         cross = scale * _matern(distances) * self._known[..., None, :]
         means = (cross @ self._weights[..., None])[..., 0]
-        whitened = cross @ self._whitener.mT
-        explained = whitened.square().sum(-1)
+        explained = (cross @ self._whitener.mT).square().sum(-1)
         variances = (scale[..., 0] - explained).clamp(min=1e-6)
         margin = (means[:, 1] + _EXPECTED_TO_RUN) / (variances[:, 1] + 0.05).sqrt()
         return Prediction(
@@ -403,7 +369,7 @@ class Surrogate:
             variances[:, 0].sqrt(),
             torch.special.ndtr(margin),
             distances[:, 0],
-            whitened[:, 0],
+            1.0 - (cross[:, 0] @ self._doubt_weights[..., None])[..., 0],
         )
 
     def slopes(self, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -454,16 +420,24 @@ class Surrogate:
         return _clipped(self.warp, losses, torch.ones_like(losses, dtype=torch.bool))
 
 
-def log_acquisition(best: Tensor, mean: Tensor, sd: Tensor, p_runs: Tensor) -> Tensor:
+def log_acquisition(
+    best: Tensor,
+    mean: Tensor,
+    sd: Tensor,
+    p_runs: Tensor,
+    xi: Tensor | float = 1.0,
+    wider: Tensor | float = 1.0,
+) -> Tensor:
     """Return log expected improvement + 2.5 log P(runs).
 
     Args:
         best: The warped loss to beat.
         mean, sd: Of the warped loss, without noise.
         p_runs: Probability that the trial runs.
+        xi, wider: What the gain that counts as none, and the factor of `sd`, are multiplied by.
     """
-    sd = _WIDER * sd
-    improvement = sd.log() + log_improvement((best - _XI - mean) / sd)
+    sd = _WIDER * wider * sd
+    improvement = sd.log() + log_improvement((best - _XI * xi - mean) / sd)
     return improvement + _RUNS_POWER * p_runs.clamp(min=1e-6).log()
 
 
@@ -477,5 +451,8 @@ def log_improvement(u: Tensor) -> Tensor:
     below = x.clamp(max=0.0)
     tail = math.sqrt(0.5 * math.pi) * torch.special.erfcx(-below * math.sqrt(0.5))
     negative = log_density + torch.log1p((below * tail).clamp(min=-1.0 + 1e-12))
-    plain = torch.log(torch.exp(log_density) + x * torch.special.ndtr(x))
+    # Of what is not taken no gradient must come that is no number.
+    above = x.clamp(min=0.0)
+    density = torch.exp(-0.5 * above.square()) / math.sqrt(2.0 * math.pi)
+    plain = torch.log(density + above * torch.special.ndtr(above))
     return torch.where(x > 0.0, plain, negative).to(u.dtype)

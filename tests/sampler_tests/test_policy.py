@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 import dataclasses
 import math
 from pathlib import Path
@@ -17,7 +16,6 @@ import pytest
 from safetensors.torch import load_file
 from safetensors.torch import save_file
 import torch
-from torch import Tensor
 
 from optuna_arrl.sampler.cube import Cube
 from optuna_arrl.sampler.history import History
@@ -26,12 +24,10 @@ from optuna_arrl.sampler.policy import FEATURES
 from optuna_arrl.sampler.policy import policy_input
 from optuna_arrl.sampler.policy import PolicyInput
 from optuna_arrl.sampler.policy import PolicyNetwork
-from optuna_arrl.sampler.policy import PRIOR_TERMS
 from optuna_arrl.sampler.policy import SLOT_FEATURES
 from optuna_arrl.sampler.policy import TRIAL_FEATURES
 from optuna_arrl.sampler.proposers import propose
 from optuna_arrl.sampler.space import Space
-from optuna_arrl.sampler.surrogate import _matern as matern
 from optuna_arrl.sampler.surrogate import log_acquisition
 from optuna_arrl.sampler.surrogate import Surrogate
 
@@ -76,8 +72,8 @@ def test_features_are_finite_and_of_order_one(n: int, failures: float) -> None:
     for tokens in (state.features, state.slots, state.trials, state.moves):
         assert tokens.isfinite().all() and (tokens.abs() <= 5.0).all()
     assert state.forecast.isfinite().all() and state.aim.isfinite().all()
-    assert state.unexplained.shape == (1, 32, 5, PRIOR_TERMS)
-    assert state.unexplained.isfinite().all() and (state.unexplained.abs() <= 2.0).all()
+    assert state.doubt.shape == (1, 32)
+    assert state.doubt.isfinite().all() and (state.doubt.abs() <= 2.0).all()
 
 
 @pytest.mark.parametrize("distributions", [{}, {"x": IntDistribution(3, 3)}])
@@ -188,105 +184,46 @@ def test_a_slot_s_opinion_moves_the_score_along_its_direction() -> None:
     torch.testing.assert_close(network(state).logits[edits], expected[edits])
 
 
-def leaning(network: PolicyNetwork, effects: list[float]) -> PolicyNetwork:
-    """The same effects for every slot that has a name."""
-    with torch.no_grad():
-        network.prior.effects.bias.copy_(torch.tensor(effects))
-    return network
-
-
-NUMBERS = Space(
-    {
-        "learning_rate": FloatDistribution(1e-4, 1e-1, log=True),
-        "depth": IntDistribution(1, 12),
-        "u": FloatDistribution(0.0, 1.0),
-    }
-)
-
-
-def posterior(
-    past: History, points: Tensor, prior: Callable[[Tensor], Tensor]
-) -> tuple[Tensor, float]:
-    """Worked out anew: the mean at points with a prior mean, and the factor it has."""
-    surrogate = Surrogate(past)
-    theta = surrogate.theta
-
-    def covariance(a: Tensor, b: Tensor) -> Tensor:
-        scaled = [past.cube.features(x) / theta.lengthscale[:, 0].exp() for x in (a, b)]
-        return theta.scale[0, 0].exp() * matern(torch.cdist(*scaled))
-
-    noise = theta.noise[0, 0].exp() + 1e-6 * theta.scale[0, 0].exp()
-    inside = covariance(past.points, past.points) + noise * torch.eye(len(past))
-    f, y = prior(past.points)[..., None], (surrogate.warped - 0.3)[..., None]
-    support, gram = ((f.mT @ torch.linalg.solve(inside, x)).item() for x in (y, f))
-    factor = (4.0 + support) / (4.0 + gram)
-    shift = covariance(points, past.points) @ torch.linalg.solve(inside, f)
-    mean = surrogate.predict(points).mean + factor * (prior(points) - shift[..., 0])
-    return mean, factor
-
-
-@pytest.mark.parametrize(("slope", "curve"), [(-0.7, 0.4), (0.3, 0.0)])
-def test_a_prior_mean_is_that_of_a_gaussian_process(slope: float, curve: float) -> None:
-    past = history(20, failures=0.0, space=NUMBERS)
+def test_exploration_changes_the_constants_of_the_acquisition() -> None:
+    past = history(20)
     candidates, surrogate = propose(past, generator(0), 32), Surrogate(past)
     state = policy_input(past, candidates, surrogate)
-
-    def prior(points: Tensor) -> Tensor:
-        move = (points - past.points[:, :1])[..., :2]  # the third slot has no name
-        return (slope * move + curve * move.square()).sum(-1)
-
-    mean, factor = posterior(past, candidates.points, prior)
-    assert 0.0 < factor < 3.0
-    _, sd, p_runs = surrogate.predict(candidates.points)[:3]
+    network = PolicyNetwork(scale=1.0)
+    with torch.no_grad():
+        network.exploration.weight[:, 0] = torch.tensor([-1.0, 0.5, 2.0, 1.0])
+    # 3 tanh(w/3) of each: the logarithms of ξ, width and scale in units of .8, .25 and .7, and
+    # .3 sd of pessimism.
+    xi, wider, scale, worse = (
+        unit * 3.0 * math.tanh(w / 3.0)
+        for unit, w in ((0.8, -1.0), (0.25, 0.5), (0.7, 2.0), (0.3, 1.0))
+    )
+    mean, sd, p_runs, _, doubt = surrogate.predict(candidates.points)
     edits = ~state.floor_only & state.mask
-    expected = log_acquisition(surrogate.best, mean, sd, p_runs)[edits]
-    expected = (expected - expected.max()).clamp(min=-15.0)
-    network = leaning(PolicyNetwork(scale=1.0), [slope, 0.0, curve, 0.0])
+    expected = log_acquisition(
+        surrogate.best, mean + worse * doubt, sd, p_runs, math.exp(xi), math.exp(wider)
+    )[edits]
+    expected = math.exp(scale) * (expected - expected.max()).clamp(min=-15.0)
     torch.testing.assert_close(
-        network(state).logits[edits], expected.float(), rtol=1e-2, atol=1e-2
+        network(state).logits[edits], expected.float(), rtol=1e-3, atol=1e-3
     )
 
 
-@pytest.mark.parametrize("sign", [1.0, -1.0])
-def test_a_prior_counts_as_far_as_the_trials_bear_it_out(sign: float) -> None:
-    """Losses fall along a slot; who expects it is believed, who expects the opposite is not."""
-    names = ("learning_rate", "u")  # the second says nothing
-    space = Space({name: NUMBERS.distributions[name] for name in names})
-    past = history(30, failures=0.0, space=space)
-    move = past.points - past.points[:, :1]
-    past = dataclasses.replace(past, losses=5.0 - 4.0 * move[..., 0].double())
-    state = policy_input(past, propose(past, generator(0), 32), Surrogate(past))
+def test_exploration_depends_on_how_the_study_goes() -> None:
+    network = PolicyNetwork()
     with torch.no_grad():
-        network = leaning(PolicyNetwork(), [-sign, 0.0, 0.0, 0.0])
-        network.prior.effects.weight.zero_()
-        terms = -sign * state.unexplained[..., 0, 0]
-        factor = (network.prior(state) / terms).median()
-    assert (factor > 1.0) if sign > 0 else (factor < 0.3)
+        network.exploration.weight[0, 1] = 1.0  # ξ, by the number of trials
+        factors = [float(network.exploration(state_of(history(n)))[0]) for n in (3, 30, 300)]
+    # log(1 + n) / 3 less 1, times 2, times .8, within ± 2.4
+    for n, factor in zip((3, 30, 300), factors, strict=True):
+        by_hand = 2.4 * math.tanh((math.log1p(n) / 3.0 - 1.0) * 2.0 / 3.0)
+        assert math.log(factor) == pytest.approx(by_hand, abs=1e-3)
 
 
-def test_nothing_of_a_prior_is_left_open_at_trials() -> None:
-    past = history(40, failures=0.0, space=NUMBERS)
-
-    def terms(points: Tensor) -> Tensor:
-        return points - past.points[:, :1]
-
-    surrogate = Surrogate(past)
-    left = surrogate.regress(past.points, surrogate.predict(past.points), terms).unexplained
-    assert left.square().mean() < 0.02 * terms(past.points).square().mean()
-
-
-def test_slots_without_names_have_no_prior() -> None:
-    past = history(20, space=Space({"u": NUMBERS.distributions["u"]}))
-    state = state_of(past)
-    network = leaning(PolicyNetwork(), [3.0, 3.0, 3.0, 3.0])
-    assert torch.equal(network(state).logits, PolicyNetwork()(state).logits)
-
-
-def test_no_gradient_of_the_scores_reaches_the_prior() -> None:
-    network, state = stirred(PolicyNetwork()), state_of(history(20, space=NUMBERS))
-    output = network(state)
-    (output.logits[~state.floor_only].square().sum() + output.score_mean.sum()).backward()
-    assert all(weight.grad is None for weight in network.prior.parameters())
+def test_the_scores_have_a_gradient_by_every_weight_of_exploration() -> None:
+    network, state = PolicyNetwork(), state_of(history(20))
+    network(state).logits[~state.floor_only].square().sum().backward()
+    gradient = network.exploration.weight.grad
+    assert gradient is not None and gradient.isfinite().all() and (gradient != 0.0).all()
 
 
 def test_weights_are_few_repeatable_and_leave_the_global_generator_alone() -> None:

@@ -16,7 +16,6 @@ from optuna_arrl.sampler.policy import FEATURES
 from optuna_arrl.sampler.policy import PolicyInput
 from optuna_arrl.sampler.policy import PolicyNetwork
 from optuna_arrl.sampler.policy import PolicyOutput
-from optuna_arrl.sampler.policy import PRIOR_TERMS
 from optuna_arrl.sampler.policy import SLOT_FEATURES
 from optuna_arrl.sampler.policy import TRIAL_FEATURES
 from optuna_arrl.sampler.ppo import Batch
@@ -47,9 +46,7 @@ def states(n: int, count: int, seed: int = 0) -> PolicyInput:
         features=torch.randn(n, count, len(FEATURES), generator=generator),
         forecast=torch.zeros(n, count, 3),
         aim=torch.zeros(n, 2),
-        unexplained=torch.zeros(n, count, 2, PRIOR_TERMS),
-        gram=torch.zeros(n, 2 * PRIOR_TERMS, 2 * PRIOR_TERMS),
-        support=torch.zeros(n, 2 * PRIOR_TERMS),
+        doubt=torch.ones(n, count),
         moves=torch.zeros(n, count, 2),
         distances=torch.ones(n, count, 3),
         mask=torch.ones(n, count, dtype=torch.bool),

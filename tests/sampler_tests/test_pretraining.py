@@ -19,8 +19,6 @@ from torch import Tensor
 from optuna_arrl.cli import main
 from optuna_arrl.sampler.history import History
 from optuna_arrl.sampler.learner import shipped_policy
-from optuna_arrl.sampler.policy import policy_input
-from optuna_arrl.sampler.policy import PolicyInput
 from optuna_arrl.sampler.policy import PolicyNetwork
 from optuna_arrl.sampler.pretraining import training as module
 from optuna_arrl.sampler.pretraining.checking import as_in_a_study
@@ -29,12 +27,10 @@ from optuna_arrl.sampler.pretraining.checking import summarise
 from optuna_arrl.sampler.pretraining.drawing import draw_tasks
 from optuna_arrl.sampler.pretraining.drawing import TRAINING_TASKS
 from optuna_arrl.sampler.pretraining.episodes import play
-from optuna_arrl.sampler.pretraining.prior import Memory
-from optuna_arrl.sampler.pretraining.prior import prior_loss
-from optuna_arrl.sampler.pretraining.prior import Witness
 from optuna_arrl.sampler.pretraining.runs import HELD_OUT
 from optuna_arrl.sampler.pretraining.runs import RunTasks
 from optuna_arrl.sampler.pretraining.runs import Worlds
+from optuna_arrl.sampler.pretraining.search import search_gradient
 from optuna_arrl.sampler.pretraining.surfaces import SurfaceTasks
 from optuna_arrl.sampler.pretraining.tasks import Draws
 from optuna_arrl.sampler.pretraining.tasks import log_regret
@@ -44,13 +40,12 @@ from optuna_arrl.sampler.pretraining.tasks import Tasks
 from optuna_arrl.sampler.pretraining.training import Recipe
 from optuna_arrl.sampler.pretraining.training import Training
 from optuna_arrl.sampler.proposers import Candidates
-from optuna_arrl.sampler.proposers import propose
 from optuna_arrl.sampler.surrogate import Surrogate
 
 
 torch.set_num_threads(1)
 
-TINY = Recipe(tasks=4, repeats=2, candidates=16, warm_up=1, steps=4, horizons=(10,), iterations=3)
+TINY = Recipe(tasks=4, repeats=2, candidates=16, warm_up=1, horizons=(10,), iterations=3)
 
 
 @functools.cache
@@ -272,28 +267,6 @@ def weights(training: Training) -> Tensor:
     return torch.cat([w.detach().flatten() for w in training.network.parameters()])
 
 
-def test_a_memory_forgets_the_oldest() -> None:
-    memory = Memory(capacity=5)
-    history = History.empty(tasks().cube[torch.arange(2)])
-    offered = propose(history, torch.Generator().manual_seed(0), 3)
-    state = policy_input(history, offered, Surrogate(history))
-    for k in range(4):
-        marked = dataclasses.replace(state, aim=torch.full((2, 2), float(k)))
-        memory.add(marked, torch.full((2, 3), float(k)))
-    assert len(memory) == 5
-    inputs, outcomes = memory.sample(200, torch.Generator().manual_seed(0))
-    # Of the states 0 0 1 1 2 2 3 3 the last five are left.
-    assert sorted(set(outcomes[:, 0].tolist())) == [1.0, 2.0, 3.0]
-    assert torch.equal(inputs.aim, outcomes[:, :2])
-
-
-def test_within_the_warm_up_there_is_no_checkpoint() -> None:
-    training = Training(dataclasses.replace(TINY, warm_up=2))
-    next(iter(training))
-    with pytest.raises(RuntimeError, match="no checkpoints within the warm-up"):
-        training.checkpoint()
-
-
 def test_training_goes_on_from_a_checkpoint_as_if_never_stopped(tmp_path: Path) -> None:
     whole = Training(TINY)
     list(whole)
@@ -326,39 +299,32 @@ def test_horizons_grow_and_early_ones_come_back() -> None:
     assert set(played[20:]) == {20, 40}
 
 
-def test_the_prior_learns_first_and_is_left_alone_then() -> None:
-    training = Training(TINY)
+def test_the_search_changes_how_much_is_explored_and_ppo_the_rest() -> None:
+    training = Training(dataclasses.replace(TINY, tasks=12))
     iterations = iter(training)
     start = copy.deepcopy(training.network.state_dict())
     next(iterations)
-    warm = copy.deepcopy(training.network.state_dict())
+    for name, now in training.network.state_dict().items():
+        assert torch.equal(now, start[name]) is (name != "exploration.weight"), name
     list(iterations)
-    for name, last in training.network.state_dict().items():
-        assert torch.equal(warm[name], last if name.startswith("prior") else start[name]), name
-    assert not torch.equal(start["prior.effects.bias"], warm["prior.effects.bias"])
     assert not torch.equal(start["residual.weight"], training.network.residual.weight)
 
 
-@torch.no_grad()
-def test_a_prior_that_learned_foresees_outcomes_better_than_none() -> None:
-    recipe = dataclasses.replace(TINY, tasks=32, horizons=(12,), iterations=5, warm_up=5, steps=40)
-    training = Training(recipe)
-    with torch.enable_grad():
-        list(training)
-    drawn = SurfaceTasks.draw(64, seed=78)
-    witness = Witness(PolicyNetwork(), drawn, torch.Generator().manual_seed(0))
-    play(drawn, 12, 0, witness, candidates=32)
-    inputs, scores = PolicyInput.cat(witness.inputs), torch.cat(witness.outcomes)
-    learned = prior_loss(training.network, inputs, scores)
-    assert learned < prior_loss(PolicyNetwork(), inputs, scores) - 0.01
+def test_a_search_learns_to_follow_the_acquisition_more_closely() -> None:
+    """Its scale is far too small: nearly blind."""
+    network = PolicyNetwork()
+    with torch.no_grad():
+        network.exploration.weight[2, 0] = -4.0
+    gradient, played = search_gradient(network, tasks(), 14, seed=0)
+    assert gradient.shape == network.exploration.weight.shape
+    assert played.log_regret.shape == (48, 14)
+    assert gradient[2, 0] > 0.01
 
 
 def test_the_command_trains_resumes_and_checks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = functools.partial(
-        Recipe, tasks=2, repeats=2, candidates=8, horizons=(4,), warm_up=1, steps=2
-    )
+    small = functools.partial(Recipe, tasks=2, repeats=2, candidates=8, horizons=(4,), warm_up=1)
     monkeypatch.setattr(module, "Recipe", small)
     folder = tmp_path / "policy"
     line = ["pretrain", str(folder), "--iterations", "2", "--seed", "3"]

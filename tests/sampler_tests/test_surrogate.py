@@ -6,6 +6,7 @@ import math
 
 from histories import generator
 from histories import history_of
+from histories import random_history
 from hypothesis import example
 from hypothesis import given
 from hypothesis import settings
@@ -371,6 +372,28 @@ def test_long_histories_keep_their_best_and_their_latest_trials() -> None:
     kept = set(surrogate.trials[0].tolist())
     assert len(kept) == 256
     assert set(range(30)) <= kept and set(range(560, 700)) <= kept
+
+
+def test_doubt_says_by_how_much_a_mean_moves_with_the_prior_s(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    history = random_history(SQUARE, 12, seed=3)
+    theta = fit(history)
+    query = torch.cat([history.points[:, :3], torch.rand(1, 20, history.points.shape[2])], 1)
+    before = Surrogate(history, theta).predict(query)
+    monkeypatch.setattr(module, "_PESSIMISM", module._PESSIMISM + 0.5)
+    after = Surrogate(history, theta).predict(query)
+    torch.testing.assert_close(after.mean - before.mean, 0.5 * before.doubt, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("u", [-60.0, -3.0, 0.0, 2.0, 60.0])
+def test_log_improvement_has_the_right_gradient(u: float) -> None:
+    at = torch.tensor(u, dtype=torch.float64, requires_grad=True)
+    log_improvement(at).backward()
+    step = 1e-4 * max(abs(u), 1.0)
+    ends = [log_improvement(torch.tensor(u + s * step, dtype=torch.float64)) for s in (1, -1)]
+    assert at.grad is not None
+    assert float(at.grad) == pytest.approx(float((ends[0] - ends[1]) / (2 * step)), rel=1e-3)
 
 
 def test_log_improvement_agrees_with_the_integral_and_with_its_tail() -> None:

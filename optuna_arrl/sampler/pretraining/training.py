@@ -1,8 +1,7 @@
-"""Meta-training: the prior mean by likelihood, then PPO over whole studies on random tasks.
+"""Meta-training on whole studies of random tasks: how much to explore, then PPO.
 
-First, for a fifth of the iterations, the prior mean learns what candidates would have come to; see
-prior.py. After that an iteration plays a batch of studies, every task several times, and updates
-the rest of the network once:
+First a search finds how much to explore in which state; see search.py. After that an iteration
+plays a batch of studies, every task several times, and updates the whole network once:
 
     reward      r_t = log regret before - log regret after trial t, noise-free
     baseline    a critic that is told what the study itself is not: the true regret, the noise, and
@@ -13,7 +12,7 @@ the rest of the network once:
 
 The shipped value head is trained beside it on the rewards that a real study shows (rewards.py).
 Iteration `i` of seed `s` is a function of both and of the weights before it: a run can stop after
-any iteration of the second stage and go on from its checkpoint.
+any iteration and go on from its checkpoint.
 """
 
 from __future__ import annotations
@@ -45,9 +44,7 @@ from optuna_arrl.sampler.pretraining.drawing import draw_tasks
 from optuna_arrl.sampler.pretraining.drawing import TRAINING_TASKS
 from optuna_arrl.sampler.pretraining.episodes import Episodes
 from optuna_arrl.sampler.pretraining.episodes import play
-from optuna_arrl.sampler.pretraining.prior import learn_prior
-from optuna_arrl.sampler.pretraining.prior import Memory
-from optuna_arrl.sampler.pretraining.prior import Witness
+from optuna_arrl.sampler.pretraining.search import search_gradient
 from optuna_arrl.sampler.pretraining.tasks import log_regret
 from optuna_arrl.sampler.pretraining.tasks import Tasks
 from optuna_arrl.sampler.proposers import Candidates
@@ -59,7 +56,6 @@ __all__ = ["Recipe", "Training"]
 
 _AHEAD = 12  # trials that the critic looks ahead in the other studies of a task
 _CRITIC_FEATURES = 10
-_REMEMBERED = 20_000  # states, of which 1,000 take 60 MB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,23 +67,21 @@ class Recipe:
         iterations: In all.
         tasks: Different tasks of an iteration of the shortest horizon; fewer of longer ones.
         repeats: Studies of each task, at least 2.
-        candidates: To choose from at each trial.
-        warm_up: First iterations, in which only the prior mean and the critic learn; in the others
-            all but the prior.
-        steps: Gradient steps of an iteration of the warm-up.
+        candidates: To choose from at each trial, of PPO; the search takes as many as a study.
+        warm_up: First iterations, those of the search.
+        search_rate: Step size of the first of them.
         horizons: Trials of a study, from the first iterations to the last ones.
-        learning_rate: Of the first iteration; it falls linearly to a tenth, and once more after
-            the warm-up.
+        learning_rate: Of PPO's first iteration; both rates fall linearly to a tenth.
     """
 
     seed: int = 0
-    iterations: int = 200
+    iterations: int = 250
     tasks: int = 32
     repeats: int = 3
     candidates: int = 96
-    warm_up: int = 40
-    steps: int = 60
-    horizons: tuple[int, ...] = (30, 60)
+    warm_up: int = 150
+    search_rate: float = 0.4
+    horizons: tuple[int, ...] = (30, 60, 100)
     learning_rate: float = 3e-3
 
     def progress(self, iteration: int) -> float:
@@ -179,7 +173,6 @@ class Training:
         self.critic = Critic(recipe.seed).to(self.device)
         self.optimizer = torch.optim.Adam(self.network.parameters(), betas=(0.9, 0.98))
         self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), lr=3e-3)
-        self.memory = Memory(_REMEMBERED)
         self.iteration = 0
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -187,19 +180,8 @@ class Training:
         while self.iteration < self.recipe.iterations:
             yield self._iterate()
 
-    @property
-    def warming(self) -> bool:
-        """Whether the next iteration belongs to the warm-up."""
-        return self.iteration < self.recipe.warm_up
-
     def checkpoint(self) -> bytes:
-        """Return all that the rest of the run depends on.
-
-        Raises:
-            RuntimeError: Within the warm-up, which depends on what is remembered too: gigabytes.
-        """
-        if self.warming:
-            raise RuntimeError("There are no checkpoints within the warm-up.")
+        """Return all that the rest of the run depends on."""
         buffer = io.BytesIO()
         state = [part.state_dict() for part in self._parts()]
         torch.save({"recipe": asdict(self.recipe), "at": self.iteration, "state": state}, buffer)
@@ -228,21 +210,12 @@ class Training:
 
     def _iterate(self) -> dict[str, Any]:
         recipe, began = self.recipe, time.perf_counter()
-        seed = TRAINING_TASKS + 10_000 * recipe.seed + self.iteration
-        warming = self.warming
-        # The prior needs no third study of a task: more tasks teach more.
-        repeats = 2 if warming else recipe.repeats
         horizon = recipe.horizon(self.iteration)
-        different = round(recipe.tasks * math.sqrt(recipe.horizons[0] / horizon))
-        different = different * recipe.repeats // repeats
-        rows = torch.arange(different, device=self.device).repeat(repeats)
-        tasks = draw_tasks(different, seed, self.device)[rows]
-        generator = torch.Generator(self.device).manual_seed(seed)
-        learn = self._learn_prior if warming else self._learn_scores
-        played, figures, seconds = learn(tasks, horizon, seed, generator, repeats)
+        learn = self._learn_scores if self.iteration >= recipe.warm_up else self._search
+        played, figures, seconds = learn(
+            horizon, TRAINING_TASKS + 10_000 * recipe.seed + self.iteration
+        )
         self.iteration += 1
-        if not self.warming:
-            self.memory = Memory(0)
         curve = played.log_regret.mean(0).tolist()
         marks = {f"log_regret_{n}": curve[n - 1] for n in (12, 25, 50, 100) if n <= horizon}
         return {
@@ -255,25 +228,34 @@ class Training:
             "seconds": round(time.perf_counter() - began, 1),
         }
 
-    def _learn_prior(
-        self, tasks: Tasks, horizon: int, seed: int, generator: torch.Generator, repeats: int
-    ) -> tuple[Episodes, dict[str, float], float]:
-        """Play, remember, and raise the likelihood of what is remembered."""
+    def _tasks(self, horizon: int, seed: int, repeats: int) -> Tasks:
+        """Return the tasks of an iteration, each as often as it is played at a time."""
         recipe = self.recipe
-        witness = Witness(self.network, tasks, generator)
-        played = play(tasks, horizon, seed, witness, candidates=recipe.candidates)
-        seconds = time.perf_counter()
-        self.memory.add(PolicyInput.cat(witness.inputs), torch.cat(witness.outcomes))
-        self._set_learning_rate(self.iteration / recipe.warm_up)
-        shuffle = torch.Generator().manual_seed(seed)
-        loss = learn_prior(self.network, self.optimizer, self.memory, recipe.steps, shuffle)
-        _, explained = self._judge(tasks, played, repeats, PPOConfig())
-        return played, {"prior_loss": loss, "critic_explained": explained}, seconds
+        different = round(recipe.tasks * math.sqrt(recipe.horizons[0] / horizon))
+        different = different * recipe.repeats // max(repeats, 2)
+        return draw_tasks(different, seed, self.device)[
+            torch.arange(different, device=self.device).repeat(repeats)
+        ]
 
-    def _learn_scores(
-        self, tasks: Tasks, horizon: int, seed: int, generator: torch.Generator, repeats: int
-    ) -> tuple[Episodes, dict[str, float], float]:
+    def _search(self, horizon: int, seed: int) -> tuple[Episodes, dict[str, float], float]:
+        """Play in pairs, and go up the gradient of the exploration weights."""
+        recipe, weight = self.recipe, self.network.exploration.weight
+        gradient, played = search_gradient(
+            self.network, self._tasks(horizon, seed, repeats=1), horizon, seed
+        )
+        rate = recipe.search_rate * (1.0 - 0.9 * recipe.progress(self.iteration))
+        with torch.no_grad():
+            weight.add_(gradient, alpha=rate)
+        figures = {
+            "gradient": float(gradient.norm()),
+            "exploration": float(weight.detach().norm()),
+        }
+        return played, figures, time.perf_counter()
+
+    def _learn_scores(self, horizon: int, seed: int) -> tuple[Episodes, dict[str, float], float]:
         """Play, and update by PPO."""
+        tasks, repeats = self._tasks(horizon, seed, self.recipe.repeats), self.recipe.repeats
+        generator = torch.Generator(self.device).manual_seed(seed)
         recorder = _Recorder(self.network, generator)
         played = play(tasks, horizon, seed, recorder, candidates=self.recipe.candidates)
         seconds = time.perf_counter()
@@ -281,9 +263,6 @@ class Training:
         advantage, explained = self._judge(tasks, played, repeats, config)
         batch = self._batch(played, recorder, advantage, config)
         self._set_learning_rate(self.recipe.progress(self.iteration))
-        # As the prior moves, so does the distribution that actions are drawn from, and PPO could
-        # not tell what it did itself: the prior stays as it is.
-        self.network.prior.requires_grad_(False)
         shuffle = torch.Generator().manual_seed(seed)
         update = asdict(ppo_update(self.network, self.optimizer, batch, config, shuffle))
         del update["reference_kl"]
