@@ -12,6 +12,7 @@ hyperparameters are fitted to at most 128 of them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 import math
 from typing import NamedTuple
@@ -371,6 +372,41 @@ class Surrogate:
             distances[:, 0],
             1.0 - (cross[:, 0] @ self._doubt_weights[..., None])[..., 0],
         )
+
+    def path(self, waves: Tensor, phases: Tensor, noise: Tensor) -> Callable[[Tensor], Tensor]:
+        """Return a draw from the value process, given the trials, as a function of points.
+
+        A draw from the prior, a sum of cosines, is corrected by what it misses at the trials
+        (Wilson et al., arXiv 2002.09309, equation 12).
+
+        Args:
+            waves: (B, M, E) frequencies in lengthscales; for Matérn-5/2 of a multivariate t
+                distribution of 5 degrees of freedom.
+            phases: (B, M), uniform over a circle.
+            noise: (B, n) standard normal, of the kept trials.
+
+        Returns:
+            Of legal points (B, C, D), the warped losses (B, C), noise apart.
+        """
+        scale = torch.exp(self.theta.scale[:, 0])[:, None]
+        height = (2.0 * scale / waves.shape[1]).sqrt()
+        own = torch.exp(self.theta.noise[:, :1]) + _JITTER * scale
+        known, whitener = self._known[:, 0], self._whitener[:, 0]
+
+        def before(scaled: Tensor) -> Tensor:
+            drawn: Tensor = height * torch.cos(scaled @ waves.mT + phases[:, None]).sum(-1)
+            return drawn
+
+        missed = self.warped - _PESSIMISM - before(self._scaled[:, 0]) - own.sqrt() * noise
+        pull = whitener.mT @ (whitener @ (missed * known)[..., None])
+
+        def path(points: Tensor) -> Tensor:
+            scaled = self._cube.features(points) * self._inverse_lengthscales[:, 0]
+            distances = _distances(scaled, self._scaled[:, 0])
+            cross = scale[..., None] * _matern(distances) * known[:, None]
+            return _PESSIMISM + before(scaled) + (cross @ pull)[..., 0]
+
+        return path
 
     def slopes(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Return which way the value process falls at one point a study.

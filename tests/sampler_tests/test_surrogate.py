@@ -386,6 +386,28 @@ def test_doubt_says_by_how_much_a_mean_moves_with_the_prior_s(
     torch.testing.assert_close(after.mean - before.mean, 0.5 * before.doubt, rtol=1e-3, atol=1e-4)
 
 
+def test_paths_are_draws_from_the_posterior() -> None:
+    """Their mean and sd at points are the prediction's, and so is how two points vary together."""
+    history = random_history(SQUARE, 10, seed=4, failures=0.2)
+    count = 4000
+    many = history[torch.zeros(count, dtype=torch.int64)]
+    theta = Hyperparameters(*(part.expand(count, *part.shape[1:]) for part in fit(history)))
+    random = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(count, *shape, generator=random, dtype=history.points.dtype)
+
+    waves = normal(64, 2) / normal(64, 5).square().mean(2, keepdim=True).sqrt()
+    phases = 2.0 * math.pi * torch.rand(count, 64, generator=random)
+    query = torch.rand(1, 6, 2, generator=random).to(history.points)
+    query[:, 0] = history.at(history.ranking[:, :1])[:, 0]  # a trial that ran
+    path = Surrogate(many, theta).path(waves, phases, normal(10))
+    drawn = path(query.expand(count, -1, -1))
+    expected = Surrogate(history, fit(history)).predict(query)
+    torch.testing.assert_close(drawn.mean(0), expected.mean[0], atol=0.05, rtol=0)
+    torch.testing.assert_close(drawn.std(0), expected.sd[0], atol=0.04, rtol=0.05)
+
+
 @pytest.mark.parametrize("u", [-60.0, -3.0, 0.0, 2.0, 60.0])
 def test_log_improvement_has_the_right_gradient(u: float) -> None:
     at = torch.tensor(u, dtype=torch.float64, requires_grad=True)

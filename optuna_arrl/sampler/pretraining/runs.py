@@ -2,8 +2,8 @@
 
 `runs.npz` holds what `tools/run_small_scripts.py` measured: of every *world*, a training problem
 with 8 to 22 named hyperparameters, a hundred runs of about half a second. Between them the loss is
-the posterior mean of the same Gaussian process that a study uses, and a configuration runs where
-the crash process says so.
+a path that every task draws anew from the posterior of a Gaussian process, not its mean, which
+would be as smooth as who searches it expects. A configuration runs where the crash process says.
 
 A task searches some slots of a world, half of the numbers within narrower bounds, from one of its
 better runs, where the other slots stay. Of the worlds the last ones are held out: tasks to learn
@@ -12,6 +12,7 @@ on are made of the others, tasks to judge by of these.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from dataclasses import replace
 import functools
@@ -42,6 +43,7 @@ HELD_OUT = 12
 
 _FEWEST = 4  # slots
 _PROBES = 256
+_WAVES = 128
 _BETTER = 0.3  # share of a world's runs that defaults are taken from
 _NAMELESS, _SLOT_NAMELESS = 0.2, 0.1
 _LEAST_SCALE = 0.05  # of the gap of a world's losses, where a default is near the best
@@ -124,6 +126,7 @@ class RunTasks(Tasks):
         start, length: (B, D) the part of the world's slot that a slot spans.
         bottom, scale: (B, 1) float64: regret = (loss - bottom) / scale.
         enough: (B, 1) probability that a run is scored from which on it is.
+        waves, phases, ripple: (B, M, E), (B, M), (B, n), what the path is drawn with.
     """
 
     history: History
@@ -135,6 +138,9 @@ class RunTasks(Tasks):
     bottom: Tensor
     scale: Tensor
     enough: Tensor
+    waves: Tensor
+    phases: Tensor
+    ripple: Tensor
 
     @classmethod
     def draw(
@@ -227,12 +233,17 @@ class RunTasks(Tasks):
             bottom=nothing.double(),
             scale=nothing.double() + 1.0,
             enough=nothing,
+            **_draw_path(draws, history),
         )
         return _calibrated(tasks, draws).to(device)
 
     @cached_property
     def _surrogate(self) -> Surrogate:
         return Surrogate(self.history, self.theta)
+
+    @cached_property
+    def _path(self) -> Callable[[Tensor], Tensor]:
+        return self._surrogate.path(self.waves, self.phases, self.ripple)
 
     def evaluate(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Return regrets and what runs; see :class:`Tasks`."""
@@ -245,8 +256,8 @@ class RunTasks(Tasks):
         inside = self.start[:, None] + self.length[:, None] * points
         world = self.base[:, None].expand(shape)
         world = world.scatter(2, self.slots[:, None].expand(shape), inside)
-        prediction = self._surrogate.predict(world)
-        return self._surrogate.warp.inverse(prediction.mean.double()), prediction.p_runs
+        losses = self._surrogate.warp.inverse(self._path(world).double())
+        return losses, self._surrogate.predict(world).p_runs
 
 
 @dataclass(frozen=True)
@@ -266,6 +277,17 @@ class _Axis:
         """Return the unit values of numbers."""
         logs = (values / self.low).log() / (self.high / self.low).log()
         return torch.where(self.logarithmic, logs, (values - self.low) / (self.high - self.low))
+
+
+def _draw_path(draws: Draws, history: History) -> dict[str, Tensor]:
+    columns = history.cube.column_slot.shape[1]
+    # A t distribution of 5 degrees of freedom, the spectrum of Matérn-5/2.
+    chi = draws.normal(_WAVES, 5).square().mean(2, keepdim=True).sqrt()
+    return {
+        "waves": draws.normal(_WAVES, columns) / chi,
+        "phases": draws.uniform(_WAVES, high=2.0 * math.pi),
+        "ripple": draws.normal(len(history)),
+    }
 
 
 def _calibrated(tasks: RunTasks, draws: Draws) -> RunTasks:
