@@ -404,7 +404,8 @@ class Surrogate:
             scaled = self._cube.features(points) * self._inverse_lengthscales[:, 0]
             distances = _distances(scaled, self._scaled[:, 0])
             cross = scale[..., None] * _matern(distances) * known[:, None]
-            return _PESSIMISM + before(scaled) + (cross @ pull)[..., 0]
+            losses: Tensor = _PESSIMISM + before(scaled) + (cross @ pull)[..., 0]
+            return losses
 
         return path
 
