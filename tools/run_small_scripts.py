@@ -1,6 +1,6 @@
 """Runs small training scripts of our own, a second each, for the prior mean to learn from.
 
-    python tools/run_small_scripts.py run runs/scripts.jsonl --worlds 0-51 --runs 120
+    python tools/run_small_scripts.py run runs/scripts.jsonl --worlds 0-63 --runs 100
     python tools/run_small_scripts.py pack runs/scripts.jsonl
 
 A *world* is a training problem drawn from its number: byte models (perceptron, convolution or
@@ -467,7 +467,7 @@ def main() -> None:
     command = commands.add_parser("run")
     command.add_argument("records", type=Path)
     command.add_argument("--worlds", required=True, help="such as 0-51")
-    command.add_argument("--runs", type=int, default=120, help="of each world")
+    command.add_argument("--runs", type=int, default=100, help="of each world")
     command.set_defaults(do=run)
     command = commands.add_parser("pack")
     command.add_argument("records", type=Path, nargs="+")

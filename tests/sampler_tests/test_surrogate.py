@@ -387,7 +387,7 @@ def test_doubt_says_by_how_much_a_mean_moves_with_the_prior_s(
 
 
 def test_paths_are_draws_from_the_posterior() -> None:
-    """Their mean and sd at points are the prediction's, and so is how two points vary together."""
+    """Their mean and sd at points are the prediction's, and each is a continuous function."""
     history = random_history(SQUARE, 10, seed=4, failures=0.2)
     count = 4000
     many = history[torch.zeros(count, dtype=torch.int64)]
@@ -401,11 +401,13 @@ def test_paths_are_draws_from_the_posterior() -> None:
     phases = 2.0 * math.pi * torch.rand(count, 64, generator=random)
     query = torch.rand(1, 6, 2, generator=random).to(history.points)
     query[:, 0] = history.at(history.ranking[:, :1])[:, 0]  # a trial that ran
+    query[:, 2] = query[:, 1] + 1e-4
     path = Surrogate(many, theta).path(waves, phases, normal(10))
     drawn = path(query.expand(count, -1, -1))
     expected = Surrogate(history, fit(history)).predict(query)
     torch.testing.assert_close(drawn.mean(0), expected.mean[0], atol=0.05, rtol=0)
     torch.testing.assert_close(drawn.std(0), expected.sd[0], atol=0.04, rtol=0.05)
+    assert (drawn[:, 2] - drawn[:, 1]).abs().max() < 0.05
 
 
 @pytest.mark.parametrize("u", [-60.0, -3.0, 0.0, 2.0, 60.0])

@@ -150,7 +150,6 @@ class RunTasks(Tasks):
         device: torch.device | str = "cpu",
         *,
         held_out: bool,
-        worlds: Worlds | None = None,
     ) -> RunTasks:
         """Draw tasks, a function of the arguments.
 
@@ -159,9 +158,8 @@ class RunTasks(Tasks):
             seed: Of the draws.
             device: Where they are to be.
             held_out: Whether of the worlds that are held out, or of the others.
-            worlds: Default: the shipped ones.
         """
-        worlds = worlds or Worlds.shipped()
+        worlds = Worlds.shipped()
         draws, learned = Draws(count, seed), len(worlds) - HELD_OUT
         pool = torch.full((count,), HELD_OUT if held_out else learned)
         row = draws.below(pool) + (learned if held_out else 0)

@@ -12,25 +12,21 @@ early, and to go on finding.
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-from torch.func import functional_call
+import copy
 
-from optuna_arrl.sampler.history import History
-from optuna_arrl.sampler.policy import action_distribution
-from optuna_arrl.sampler.policy import policy_input
+import torch
+from torch import nn
+from torch import Tensor
+
 from optuna_arrl.sampler.policy import PolicyNetwork
-from optuna_arrl.sampler.pretraining.episodes import Choose
+from optuna_arrl.sampler.pretraining.checking import as_in_a_study
 from optuna_arrl.sampler.pretraining.episodes import Episodes
 from optuna_arrl.sampler.pretraining.episodes import play
 from optuna_arrl.sampler.pretraining.tasks import Tasks
-from optuna_arrl.sampler.proposers import Candidates
-from optuna_arrl.sampler.surrogate import Surrogate
 
 
 __all__ = ["search_gradient"]
 
-_WEIGHT = "exploration.weight"
 _SIGMA = 0.4  # of the perturbations
 
 
@@ -57,7 +53,7 @@ def search_gradient(
             tasks,
             horizon,
             seed,
-            _with_weights(network, weight + sign * _SIGMA * direction, seed),
+            as_in_a_study(_with_weights(network, weight + sign * _SIGMA * direction), seed),
         )
         for sign in (1.0, -1.0)
     ]
@@ -65,15 +61,9 @@ def search_gradient(
     return (better[:, None, None] * direction).mean(0) / (2.0 * _SIGMA), played[0]
 
 
-def _with_weights(network: PolicyNetwork, weights: Tensor, seed: int) -> Choose:
-    """Return the policy in which every study has exploration weights of its own."""
-    generator = torch.Generator(weights.device).manual_seed(seed)
-
-    @torch.no_grad()
-    def choose(history: History, offered: Candidates, surrogate: Surrogate) -> Tensor:
-        state = policy_input(history, offered, surrogate)
-        output = functional_call(network, {_WEIGHT: weights}, (state,))
-        odds = action_distribution(output.logits, state.mask).exp()
-        return torch.multinomial(odds, 1, generator=generator)[:, 0]
-
-    return choose
+@torch.no_grad()
+def _with_weights(network: PolicyNetwork, weights: Tensor) -> PolicyNetwork:
+    """Return a copy in which every study has exploration weights of its own, (B, 4, K)."""
+    copied = copy.deepcopy(network)
+    copied.exploration.weight = nn.Parameter(weights)
+    return copied

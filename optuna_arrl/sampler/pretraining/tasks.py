@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC
+from abc import abstractmethod
 from collections.abc import Callable
 from collections.abc import Mapping
 import dataclasses
@@ -30,7 +32,7 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Tasks:
+class Tasks(ABC):
     """B tasks, side by side as tensors.
 
     Attributes:
@@ -56,13 +58,13 @@ class Tasks:
         """Return the tasks on a device."""
         return _changed(self, lambda part: part.to(device))
 
+    @abstractmethod
     def evaluate(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Return noise-free regrets (B, M) and what runs (B, M) bool, at legal points (B, M, D).
 
         A regret is 1 at the default (less where that is hardly worse than the best) and about 0
         at the best point; it is also given where a point does not run.
         """
-        raise NotImplementedError
 
     def measure(self, regrets: Tensor, generator: torch.Generator) -> Tensor:
         """Return measured losses (B, M) float64 of regrets, with noise of a t distribution."""
