@@ -20,6 +20,7 @@ from optuna_arrl.objective.boxes import BoxReport
 from optuna_arrl.objective.boxes import Limits
 from optuna_arrl.objective.boxes import MachineFault
 from optuna_arrl.objective.boxes import SupervisedBox
+from optuna_arrl.objective.reference import machine_reference_seconds
 
 
 StartBox = Callable[..., SupervisedBox]
@@ -131,21 +132,24 @@ def test_time_that_a_box_does_not_have_is_not_counted(start_box: StartBox) -> No
 
 
 def test_more_work_than_the_budget_allows_is_late_whatever_the_clock_says(
-    start_box: StartBox,
+    start_box: StartBox, tmp_path: Path
 ) -> None:
-    # It sleeps, which moves its deadline, and computes while nobody looks.
+    # It sleeps, which moves its deadline to three times the budget, then computes for more than
+    # twice the budget while nobody looks.
     code = """
     import time
+    time.sleep(2.0)
     supervisor = os.getppid()
     os.kill(supervisor, signal.SIGSTOP)
     if os.fork() == 0:
-        time.sleep(2.0)
+        time.sleep(3.4)
         os.kill(supervisor, signal.SIGCONT)
         os._exit(0)
-    while time.process_time() < 1.5:
+    while time.process_time() < 3.0:
         pass
     """
-    report = to_the_end(start_box(code, run_seconds=1.0, reference_seconds=5e-3))
+    reference = 1.5 * machine_reference_seconds(tmp_path)
+    report = to_the_end(start_box(code, run_seconds=2.0, reference_seconds=reference))
     assert report.reason == "deadline"
 
 
