@@ -200,6 +200,9 @@ def variants(network: PolicyNetwork) -> dict[str, Callable[[int, int], Choose]]:
 def run(args: argparse.Namespace) -> None:
     """Play what is missing."""
     policies = variants(shipped_policy(args.policy).network)
+    if args.imitation is not None:
+        imitator = shipped_policy(args.imitation).network
+        policies["imitation only"] = lambda seed, _: as_in_a_study(imitator, seed)
     chosen = args.variants or list(policies)
     if unknown := [name for name in chosen if name not in policies]:
         raise SystemExit(f"There is no variant {unknown[0]!r}, only: {', '.join(policies)}.")
@@ -265,6 +268,7 @@ def main() -> None:
     command.add_argument("--trials", type=int, default=50)
     command.add_argument("--seed", type=int, default=50_000, help="of the first lot of tasks")
     command.add_argument("--policy", default=None, help="default: the shipped weights")
+    command.add_argument("--imitation", type=Path, help="weights of benchmarks.imitation")
     command.add_argument("--variants", nargs="*", help="default: all")
     command.set_defaults(do=run)
     command = commands.add_parser("report")
