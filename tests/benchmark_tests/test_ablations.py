@@ -20,7 +20,14 @@ def few_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def arguments(path: Path, **given: object) -> argparse.Namespace:
-    defaults = {"tasks": 3, "trials": 12, "seed": 7, "policy": "acquisition", "variants": None}
+    defaults = {
+        "tasks": 3,
+        "trials": 12,
+        "seed": 7,
+        "policy": "acquisition",
+        "imitation": None,
+        "variants": None,
+    }
     return argparse.Namespace(records=path, **{**defaults, **given})
 
 
@@ -49,6 +56,15 @@ def test_a_study_that_learns_ends_with_another_policy(tmp_path: Path) -> None:
     ablations.run(arguments(path, variants=["PPO in the study"], **given))
     (record,) = _records.load(path)
     assert record["kl"] > 0.0
+
+
+def test_an_imitator_plays_the_same_tasks(tmp_path: Path) -> None:
+    weights, path = tmp_path / "imitator.safetensors", tmp_path / "records.jsonl"
+    save_file(PolicyNetwork().state_dict(), weights)
+    chosen = ["acquisition alone", "imitation only"]
+    ablations.run(arguments(path, variants=chosen, imitation=weights))
+    alone, imitated = _records.load(path)
+    assert imitated["log_regret"] == alone["log_regret"]  # it has learned nothing yet
 
 
 def test_without_a_part_the_rest_stays() -> None:
