@@ -52,7 +52,9 @@ def main() -> None:
     choose = commands.add_parser("choose", help="write the best setting of each sampler down")
     choose.add_argument("suite", choices=SUITES)
     choose.add_argument("records", type=Path)
-    show = commands.add_parser("report", help="write OUT.json, OUT.png and OUT.curves.json.gz")
+    show = commands.add_parser(
+        "report", help="print tables; write OUT.json, OUT.png and OUT.curves.json.gz"
+    )
     show.add_argument("suite", choices=SUITES)
     show.add_argument("records", type=Path)
     show.add_argument("out", type=Path, help="such as benchmarks/results/replay")
@@ -133,7 +135,10 @@ def _report(suite: str, path: Path, out: Path) -> None:
     packed = gzip.compress(json.dumps(compact).encode(), mtime=0)
     out.with_suffix(".curves.json.gz").write_bytes(packed)
     report.draw(by_workers[workers[0]], out.with_suffix(".png"))
-    print(json.dumps(result["workers"][str(workers[0])], indent=1))
+    for number, figures in result["workers"].items():
+        print(f"{number} worker{'s' * (number != '1')}:\n\n{report.markdown(figures)}\n")
+    if result.get("loss against one worker"):
+        print(json.dumps(result["loss against one worker"], indent=1))
 
 
 def _of_suite(suite: str, path: Path) -> list[dict[str, Any]]:

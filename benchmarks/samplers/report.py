@@ -21,10 +21,19 @@ from benchmarks.samplers.study import incumbents
 from benchmarks.samplers.suites import task
 
 
-__all__ = ["CHECKPOINTS", "Curves", "best_settings", "curves", "draw", "parallel_loss", "summary"]
+__all__ = [
+    "CHECKPOINTS",
+    "Curves",
+    "best_settings",
+    "curves",
+    "draw",
+    "markdown",
+    "parallel_loss",
+    "summary",
+]
 
 CHECKPOINTS = (25, 50, 100, 300)
-_REFERENCE = "tpe"
+_REFERENCE, _OURS = "tpe", "arrl"
 
 # Sampler → task → seed → noise-free value of the incumbent after every trial, (trials,).
 Curves = dict[str, dict[str, dict[int, NDArray[np.float64]]]]
@@ -87,6 +96,50 @@ def summary(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     if len(tasks) == 1 and _REFERENCE in by_sampler:
         result["trials to reach"] = _reach(by_sampler, tasks[0])
     return result
+
+
+def markdown(figures: Mapping[str, Any]) -> str:
+    """Return what :func:`summary` returned as tables for a reader."""
+    below = figures["one-sided Wilcoxon, p that the first is below the second"]
+    samplers, ranks = figures["samplers"], figures["mean rank"]
+    checkpoints = [c for c in map(str, CHECKPOINTS) if c in ranks]
+    means = figures["mean"]
+    single = len(means) == 1
+    shown = next(iter(means.values())) if single else ranks
+    heads = ["sampler", "setting", *checkpoints]
+    heads += [f"p that {_OURS} is below", "crashes", "seeds", "ms a trial"]
+    lines = [_row(heads), _row(["---"] * len(heads))]
+
+    def at(sampler: str, checkpoint: str) -> Any:
+        return shown[sampler].get(checkpoint) if single else shown[checkpoint].get(sampler)
+
+    def last(sampler: str) -> float:
+        value = at(sampler, "100" if "100" in checkpoints else checkpoints[-1])
+        return math.inf if value is None else value[0] if single else value
+
+    for sampler in sorted(samplers, key=last):
+        of = samplers[sampler]
+        cells = [sampler, of["setting"]]
+        cells += [_cell(at(sampler, checkpoint)) for checkpoint in checkpoints]
+        tests = [below[c].get(_OURS, {}).get(sampler) for c in checkpoints]
+        cells.append(
+            ", ".join("–" if p is None else f"{p:g}" for p in tests) if any(tests) else ""
+        )
+        cells += [f"{100 * of['crash share']:.0f} %", str(of["seeds"])]
+        cells.append(f"{of['ms a trial, ask and tell']:.0f}")
+        lines.append(_row(cells))
+    if single:
+        for target, reached in figures.get("trials to reach", {}).items():
+            told = ", ".join(f"{s} {n or 'never'}" for s, n in reached.items())
+            lines += ["", f"Trials until the mean is at that of {target}: {told}."]
+    else:
+        names = sorted(samplers, key=last)
+        lines += ["", _row(["task, mean after 100 trials", *names])]
+        lines.append(_row(["---"] * (1 + len(names))))
+        for name, by_sampler in means.items():
+            cells = [_cell(by_sampler.get(s, {}).get("100")) for s in names]
+            lines.append(_row([name, *cells]))
+    return "\n".join(lines)
 
 
 def parallel_loss(
@@ -200,6 +253,22 @@ def draw(records: Iterable[Mapping[str, Any]], path: Path) -> None:
     axes.flat[0].legend(frameon=False, fontsize="small")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(value: float | list[float] | None) -> str:
+    """Return a rank, or a mean and its half width to two of its digits."""
+    if value is None:
+        return ""
+    if not isinstance(value, list):
+        return f"{value:.2f}"
+    mean, half = value
+    known = half > 0.0 and math.isfinite(half)
+    digits = min(max(1 - math.floor(math.log10(half)), 0), 8) if known else 4
+    return f"{mean:.{digits}f} ± {half:.{digits}f}"
 
 
 def _sampler(records: list[Mapping[str, Any]]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import pytest
 from benchmarks.samplers import harness
 from benchmarks.samplers import suites
 from benchmarks.samplers.report import best_settings
+from benchmarks.samplers.report import markdown
 from benchmarks.samplers.report import parallel_loss
 from benchmarks.samplers.report import summary
 from benchmarks.samplers.rivals import CONTENDERS
@@ -184,6 +185,23 @@ def test_the_summary_against_a_case_worked_out_by_hand(toy_suite: None) -> None:
     assert p["arrl"]["tpe"] == pytest.approx(1 / 32, rel=0.01)
     assert result["trials to reach"]["tpe at 100"] == {"tpe": 100, "arrl": 51}
     assert "300" not in result["mean rank"]
+
+    ours, theirs, *_ = markdown(result).splitlines()[2:]
+    # 100 + 2 - 48, and 2.776 * 1.5811 / √5 to two digits.
+    assert ours.startswith("| arrl | failure | 54.0 ± 2.0 | 4.0 ± 2.0 | -96.0 ± 2.0 |  |")
+    assert theirs.startswith("| tpe | failure | 78.0 ± 2.0 | 53.0 ± 2.0 | 3.0 ± 2.0 | 0.031, ")
+    assert "at that of tpe at 100: tpe 100, arrl 51." in markdown(result)
+
+
+def test_of_several_tasks_the_table_shows_ranks(toy_suite: None) -> None:
+    records = []
+    for name, gain in (("bowl", 1.0), ("other", 2.0)):
+        for sampler, value in (("tpe", 3.0), ("arrl", 3.0 - gain)):
+            for seed in range(2):
+                records.append(_record(sampler, seed, [value] * 50) | {"task": name})
+    lines = markdown(summary(records)).splitlines()
+    assert lines[2].startswith("| arrl | failure | 1.00 | 1.00 |")
+    assert lines[3].startswith("| tpe | failure | 2.00 | 2.00 | 0.25, 0.25 |")
 
 
 def test_samplers_are_compared_on_common_seeds_where_they_got_so_far(toy_suite: None) -> None:
