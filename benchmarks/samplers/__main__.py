@@ -2,7 +2,7 @@
 
 python -m benchmarks.samplers run SUITE RECORDS --samplers tpe,random --seeds 0-19
 python -m benchmarks.samplers choose SUITE RECORDS
-python -m benchmarks.samplers report SUITE RECORDS OUT
+python -m benchmarks.samplers report SUITE,SUITE RECORDS OUT
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def main() -> None:
     show = commands.add_parser(
         "report", help="print tables; write OUT.json, OUT.png and OUT.curves.json.gz"
     )
-    show.add_argument("suite", choices=SUITES)
+    show.add_argument("suites", type=_suites, help=f"of {','.join(SUITES)}: one table of all")
     show.add_argument("records", type=Path)
     show.add_argument("out", type=Path, help="such as benchmarks/results/replay")
     args = parser.parse_args()
@@ -64,7 +64,7 @@ def main() -> None:
     elif args.command == "choose":
         _choose(args.suite, args.records)
     else:
-        _report(args.suite, args.records, args.out)
+        _report(args.suites, args.records, args.out)
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -101,23 +101,24 @@ def _choose(suite: str, path: Path) -> None:
         print(f"{sampler}: {choice['setting']}  (scores {choice['scores']})")
 
 
-def _report(suite: str, path: Path, out: Path) -> None:
+def _report(suites: list[str], path: Path, out: Path) -> None:
     records = [
         r
+        for suite in suites
         for r in _of_suite(suite, path)
         if r["seed"] < SELECTION_SEEDS
         and r["setting"] == str(harness.chosen_setting(suite, r["sampler"]))
     ]
     if not records:
-        raise SystemExit(f"{path} holds no record of {suite} to report.")
+        raise SystemExit(f"{path} holds no record of {', '.join(suites)} to report.")
     workers = sorted({record["workers"] for record in records})
     by_workers = {w: [r for r in records if r["workers"] == w] for w in workers}
     result: dict[str, Any] = {
-        "suite": suite,
+        "suites": suites,
         "versions": sorted({record["version"] for record in records}),
         "workers": {str(w): report.summary(part) for w, part in by_workers.items()},
     }
-    if len(SUITES[suite]) == 1 and 1 in workers:
+    if len({record["task"] for record in records}) == 1 and 1 in workers:
         result["loss against one worker"] = {
             str(w): report.parallel_loss(by_workers[1], part)
             for w, part in by_workers.items()
@@ -148,6 +149,14 @@ def _of_suite(suite: str, path: Path) -> list[dict[str, Any]]:
     if len(usable) < len(there):
         print(f"{len(there) - len(usable)} records of other versions are left out.")
     return usable
+
+
+def _suites(text: str) -> list[str]:
+    suites = text.split(",")
+    for suite in suites:
+        if suite not in SUITES:
+            raise argparse.ArgumentTypeError(f"no suite {suite!r}, only {', '.join(SUITES)}")
+    return suites
 
 
 def _seeds(text: str) -> list[int]:
