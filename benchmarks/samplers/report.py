@@ -130,7 +130,7 @@ def markdown(figures: Mapping[str, Any]) -> str:
         lines.append(_row(cells))
     if single:
         for target, reached in figures.get("trials to reach", {}).items():
-            told = ", ".join(f"{s} {n or 'never'}" for s, n in reached.items())
+            told = ", ".join(f"{s} {n or 'not reached'}" for s, n in reached.items())
             lines += ["", f"Trials until the mean is at that of {target}: {told}."]
     else:
         names = sorted(samplers, key=last)
