@@ -5,8 +5,8 @@
 
 A training task knows what every candidate would come to, so the best next step has a label, and
 cross-entropy learns it with far less noise than PPO learns from studies. The states are those that
-the network itself comes to (DAgger; Ross et al. 2011). Tasks, horizons, candidates, learning rate
-and number of iterations are those of PPO in `arrl pretrain`.
+the network itself comes to (DAgger; Ross et al. 2011). Horizons, candidates, learning rate and
+the numbers of studies and iterations are those of PPO in `arrl pretrain`; no task is played twice.
 """
 
 from __future__ import annotations
