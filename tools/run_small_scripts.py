@@ -1,4 +1,4 @@
-"""Runs small training scripts of our own, a second each, for the prior mean to learn from.
+"""Runs small training scripts of our own, a second each, for the policy to learn on.
 
     python tools/run_small_scripts.py run runs/scripts.jsonl --worlds 0-63 --runs 100
     python tools/run_small_scripts.py pack runs/scripts.jsonl
