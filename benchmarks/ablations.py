@@ -1,6 +1,7 @@
 """What each part of the policy is worth: one left out at a time, on fresh tasks of its training.
 
-    python -m benchmarks.ablations run runs/ablations.jsonl --tasks 512 --trials 50
+    python -m benchmarks.retraining runs/retrained whole imitation names trials process forecast
+    python -m benchmarks.ablations run runs/ablations.jsonl --tasks 512 --retrained runs/retrained
     python -m benchmarks.ablations report runs/ablations.jsonl
 
 Every variant plays the same tasks with the same noise and the same draws of candidates. The tasks'
@@ -12,7 +13,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 import copy
-from dataclasses import replace
+import functools
 import inspect
 import math
 from pathlib import Path
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import _records
+from benchmarks.retraining import retrained
 from optuna_arrl.sampler import ARRLSampler
 from optuna_arrl.sampler.history import History
 from optuna_arrl.sampler.learner import shipped_policy
@@ -29,7 +31,6 @@ from optuna_arrl.sampler.policy import action_distribution
 from optuna_arrl.sampler.policy import policy_input
 from optuna_arrl.sampler.policy import PolicyInput
 from optuna_arrl.sampler.policy import PolicyNetwork
-from optuna_arrl.sampler.policy import SLOT_FEATURES
 from optuna_arrl.sampler.ppo import Batch
 from optuna_arrl.sampler.ppo import ppo_update
 from optuna_arrl.sampler.ppo import PPOConfig
@@ -45,7 +46,6 @@ from optuna_arrl.sampler.surrogate import Surrogate
 
 _SIDE_BY_SIDE = 64  # tasks a lot
 _MARKS = (12, 25, 50, 100, 300)
-_NEVER = -50.0  # as a logit or a logarithm
 # Trials that a study's update learns from: as many as by default.
 _BATCH = inspect.signature(ARRLSampler).parameters["batch_size"].default
 
@@ -63,47 +63,11 @@ def _random(seed: int) -> Choose:
 
 
 @torch.no_grad()
-def _without(network: PolicyNetwork, *parts: str) -> PolicyNetwork:
-    """Return a copy in which modules are zero."""
-    copied = copy.deepcopy(network)
-    for part in parts:
-        for weight in copied.get_submodule(part).parameters():
-            weight.zero_()
-    return copied
-
-
-@torch.no_grad()
-def _without_acquisition(network: PolicyNetwork) -> PolicyNetwork:
-    copied = copy.deepcopy(network)
-    copied.log_scale.fill_(_NEVER)
-    return copied
-
-
-def _exploration_only(network: PolicyNetwork) -> PolicyNetwork:
-    """Return the acquisition that explores as the network says."""
-    alone = PolicyNetwork()
-    alone.exploration.load_state_dict(network.exploration.state_dict())
-    return alone
-
-
-@torch.no_grad()
 def _same_everywhere(network: PolicyNetwork) -> PolicyNetwork:
-    """Return the acquisition that explores as the network says of the average state."""
-    alone = _exploration_only(network)
-    alone.exploration.weight[:, 1:] = 0.0
-    return alone
-
-
-def _nameless(state: PolicyInput) -> PolicyInput:
-    slots = state.slots.clone()
-    families = [i for i, name in enumerate(SLOT_FEATURES) if name.startswith("family_")]
-    slots[..., families] = 0.0
-    slots[..., SLOT_FEATURES.index("family_unknown")] = 1.0
-    return replace(state, slots=slots * state.slot_mask[..., None])
-
-
-def _without_trials(state: PolicyInput) -> PolicyInput:
-    return replace(state, trial_mask=torch.zeros_like(state.trial_mask))
+    """Return a copy that explores in every state as in the average one."""
+    copied = copy.deepcopy(network)
+    copied.exploration.weight[:, 1:] = 0.0
+    return copied
 
 
 class Learning:
@@ -140,11 +104,11 @@ class Learning:
         log_probs = action_distribution(logits, state.mask)
         action = torch.multinomial(log_probs.exp(), 1, generator=self.generator)
         chosen = log_probs.gather(1, action)[:, 0]
-        self.steps.append((state, action[:, 0], chosen, values, surrogate))
+        self.steps = [*self.steps, (state, action[:, 0], chosen, values, surrogate)][-_BATCH:]
         return action[:, 0]
 
     def _learn(self, history: History, state: PolicyInput) -> None:
-        steps, config = self.steps[-_BATCH:], self.config
+        steps, config = self.steps, self.config
         for i, (network, optimizer) in enumerate(zip(self.networks, self.optimizers, strict=True)):
             row = torch.tensor([i])
             losses, ran = history.losses[i], history.ran[i]
@@ -182,42 +146,42 @@ def variants(network: PolicyNetwork) -> dict[str, Callable[[int, int], Choose]]:
     return {
         "acquisition alone": lambda seed, _: as_in_a_study(acquisition, seed),
         "whole network": lambda seed, _: as_in_a_study(network, seed),
-        "exploration only": lambda seed, _: as_in_a_study(_exploration_only(network), seed),
-        "exploration only, the same in every state": lambda seed, _: as_in_a_study(
+        "explores alike in every state": lambda seed, _: as_in_a_study(
             _same_everywhere(network), seed
         ),
-        "no exploration": lambda seed, _: as_in_a_study(_without(network, "exploration"), seed),
-        "no slot effects": lambda seed, _: as_in_a_study(_without(network, "slot_effects"), seed),
-        "no residual": lambda seed, _: as_in_a_study(_without(network, "residual"), seed),
-        "no acquisition": lambda seed, _: as_in_a_study(_without_acquisition(network), seed),
-        "no names": lambda seed, _: as_in_a_study(network, seed, _nameless),
-        "no trial tokens": lambda seed, _: as_in_a_study(network, seed, _without_trials),
         "random edits": lambda seed, _: _random(seed),
         "PPO in the study": lambda seed, studies: Learning(network, seed, PPOConfig(), studies),
     }
 
 
+def _drawing(network: PolicyNetwork, seed: int, studies: int) -> Choose:
+    return as_in_a_study(network, seed)
+
+
 def run(args: argparse.Namespace) -> None:
     """Play what is missing."""
-    policies = variants(shipped_policy(args.policy).network)
-    if args.imitation is not None:
-        imitator = shipped_policy(args.imitation).network
-        policies["imitation only"] = lambda seed, _: as_in_a_study(imitator, seed)
+    policy = shipped_policy(args.policy)
+    policies = variants(policy.network)
+    weights = dict.fromkeys(policies, policy.sha256[:12])
+    for label, (digest, network) in retrained(args.retrained).items():
+        policies[label] = functools.partial(_drawing, network)
+        weights[label] = f"{policy.sha256[:12]}, {digest}"
     chosen = args.variants or list(policies)
     if unknown := [name for name in chosen if name not in policies]:
         raise SystemExit(f"There is no variant {unknown[0]!r}, only: {', '.join(policies)}.")
     records = _records.load(args.records)
-    done = {(r["variant"], r["seed"], r["trials"]) for r in records}
+    done = {(r["variant"], r["weights"], r["seed"], r["trials"]) for r in records}
     for lot in range(math.ceil(args.tasks / _SIDE_BY_SIDE)):
         seed = args.seed + lot
         for name in chosen:
-            if (name, seed, args.trials) in done:
+            if (name, weights[name], seed, args.trials) in done:
                 continue
             drawn = draw_tasks(_SIDE_BY_SIDE, seed)
             choose = policies[name](seed, _SIDE_BY_SIDE)
             curve = play(drawn, args.trials, seed, choose).log_regret
             marks = [mark for mark in _MARKS if mark <= args.trials]
-            record: dict[str, Any] = {"variant": name, "seed": seed, "trials": args.trials}
+            record: dict[str, Any] = {"variant": name, "weights": weights[name]}
+            record |= {"seed": seed, "trials": args.trials}
             record["log_regret"] = {
                 str(mark): [round(x, 5) for x in curve[:, mark - 1].tolist()] for mark in marks
             }
@@ -229,12 +193,23 @@ def run(args: argparse.Namespace) -> None:
 
 
 def report(args: argparse.Namespace) -> None:
-    """Print every variant less the acquisition alone and less the whole network."""
+    """Print, by weights and length, every variant less the most important ones."""
     records = _records.load(args.records)
+    parts: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for record in records:
+        policy = record["weights"].split(",")[0]
+        parts.setdefault((policy, record["trials"]), []).append(record)
+    for (weights, trials), part in parts.items():
+        print(f"\nPolicy {weights}, studies of {trials} trials:")
+        _report(part)
+
+
+def _report(records: list[dict[str, Any]]) -> None:
     table: dict[str, dict[int, dict[str, list[float]]]] = {}
     for record in records:
-        table.setdefault(record["variant"], {})[record["seed"]] = record["log_regret"]
-    for against in ("acquisition alone", "whole network"):
+        of_variant = table.setdefault(record["variant"], {})
+        of_variant[record["seed"]] = record["log_regret"]
+    for against in ("acquisition alone", "whole network", "PPO before the study"):
         if against not in table:
             continue
         print(f"\n| log regret less that of: {against} | trials | difference | p | tasks |")
@@ -268,7 +243,7 @@ def main() -> None:
     command.add_argument("--trials", type=int, default=50)
     command.add_argument("--seed", type=int, default=50_000, help="of the first lot of tasks")
     command.add_argument("--policy", default=None, help="default: the shipped weights")
-    command.add_argument("--imitation", type=Path, help="weights of benchmarks.imitation")
+    command.add_argument("--retrained", type=Path, help="folder of benchmarks.retraining")
     command.add_argument("--variants", nargs="*", help="default: all")
     command.set_defaults(do=run)
     command = commands.add_parser("report")

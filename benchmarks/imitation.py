@@ -1,7 +1,6 @@
 """The rival of learning by whole studies: a policy that imitates the best edit on offer.
 
-    python -m benchmarks.imitation runs/imitation.safetensors
-    python -m benchmarks.ablations run runs/ablations.jsonl --imitation runs/imitation.safetensors
+    python -m benchmarks.retraining FOLDER imitation
 
 A training task knows what every candidate would come to, so the best next step has a label, and
 cross-entropy learns it with far less noise than PPO learns from studies. The states are those that
@@ -11,11 +10,8 @@ the numbers of studies and iterations are those of PPO in `arrl pretrain`; no ta
 
 from __future__ import annotations
 
-import argparse
 import math
-from pathlib import Path
 
-from safetensors.torch import save_file
 import torch
 from torch import Tensor
 
@@ -59,9 +55,8 @@ class _Teacher:
         return torch.multinomial(log_probs.exp(), 1, generator=self.generator)[:, 0]
 
 
-def imitate(recipe: Recipe) -> PolicyNetwork:
-    """Return a network that has learned to take the best next step."""
-    network = PolicyNetwork(recipe.seed)
+def imitate(recipe: Recipe, network: PolicyNetwork) -> PolicyNetwork:
+    """Let a network learn to take the best next step, and return it."""
     optimizer = torch.optim.Adam(network.parameters(), betas=(0.9, 0.98))
     for iteration in range(recipe.warm_up, recipe.iterations):
         horizon = recipe.horizon(iteration)
@@ -93,18 +88,3 @@ def imitate(recipe: Recipe) -> PolicyNetwork:
             flush=True,
         )
     return network
-
-
-def main() -> None:
-    """Parse the command line and do as it says."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("weights", type=Path)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    network = imitate(Recipe(seed=args.seed))
-    save_file({name: w.contiguous() for name, w in network.state_dict().items()}, args.weights)
-
-
-if __name__ == "__main__":
-    main()

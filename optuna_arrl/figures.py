@@ -46,6 +46,7 @@ IMPORTANCES_ID = "arrl:slot_importances"
 
 _Json = dict[str, Any]
 
+_SAVED_EVERY = 16  # trials
 _NORMAL_95 = 1.96
 # PED-ANOVA asks which slots set the best tenth apart, and wants five trials in it.
 _TARGET_QUANTILE = 0.1
@@ -101,8 +102,8 @@ def save_figures(study: Study, trial: FrozenTrial | None = None) -> None:
             A single-objective study.
         trial:
             Given by :meth:`~optuna.study.Study.optimize` where this function is one of its
-            callbacks. Then figures are saved after the first trial of each policy version only,
-            by the worker that ran it: as a rule every 16 trials, and never for other samplers.
+            callbacks. Then figures are saved after the first trial of each policy version and
+            every 16th after that, by the worker that ran it, and never for other samplers.
 
     Example:
 
@@ -112,7 +113,7 @@ def save_figures(study: Study, trial: FrozenTrial | None = None) -> None:
             save_figures(study)  # the last trials too
     """
     try:
-        if trial is not None and not _begins_version(study, trial):
+        if trial is not None and not _is_due(study, trial):
             return
         from optuna_dashboard import save_plotly_graph_object  # heavy: brings a web server
         import plotly.graph_objects
@@ -133,13 +134,16 @@ def save_figures(study: Study, trial: FrozenTrial | None = None) -> None:
             _warn_once(study, error)
 
 
-def _begins_version(study: Study, trial: FrozenTrial) -> bool:
-    """Tell whether a trial is the first that a policy version chose: true of one trial only."""
+def _is_due(study: Study, trial: FrozenTrial) -> bool:
+    """Tell whether a trial is the first that a policy version chose, or every 16th after that."""
     version = trial.user_attrs.get(POLICY_VERSION_KEY)
-    return version is not None and not any(
-        earlier.user_attrs.get(POLICY_VERSION_KEY) == version
-        for earlier in study.get_trials(deepcopy=False)[: trial.number]
+    if version is None:
+        return False
+    trials = study.get_trials(deepcopy=False)
+    first = next(
+        (t.number for t in trials if t.user_attrs.get(POLICY_VERSION_KEY) == version), trial.number
     )
+    return (trial.number - first) % _SAVED_EVERY == 0
 
 
 def _warn_once(study: Study, error: Exception) -> None:
@@ -153,7 +157,7 @@ def _best_so_far(study: Study) -> _Json | None:
     """Draw scores, their best so far with its interval, the baseline, and trials without score."""
     scored = [(t.number, v) for t in scored_trials(study) if (v := _finite(t.value)) is not None]
     others = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
-    others = [t for t in others if not is_scored(t)]
+    others = [t for t in others if not is_scored(t) or _finite(t.value) is None]
     if not scored:
         return None
     sign = -1.0 if study.direction == StudyDirection.MAXIMIZE else 1.0
@@ -342,6 +346,8 @@ def _records(study: Study) -> list[PolicyVersion]:
 
 def _ending(trial: FrozenTrial) -> str:
     """Return why a finished trial has no score."""
+    if is_scored(trial):
+        return "not finite"
     if OUTCOME_KEY in trial.user_attrs:
         return str(trial.user_attrs[OUTCOME_KEY])
     return "infeasible" if trial.state == TrialState.COMPLETE else trial.state.name.lower()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from dataclasses import asdict
 from dataclasses import dataclass
 from dataclasses import fields
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
     from optuna.study import Study
     from optuna.trial import FrozenTrial
     import pandas as pd
@@ -217,7 +219,7 @@ def observe(trials: Iterable[FrozenTrial], direction: StudyDirection) -> list[Ob
     is left out, as is one without parameters.
     """
     sign = -1.0 if direction == StudyDirection.MAXIMIZE else 1.0
-    scores: list[float] = []
+    scores: list[float] = []  # in ascending order
     observations: list[Observation] = []
     for trial in sorted(trials, key=lambda trial: trial.number):
         ending = _ending(trial)
@@ -227,9 +229,9 @@ def observe(trials: Iterable[FrozenTrial], direction: StudyDirection) -> list[Ob
         if ending is Outcome.COMPLETE:
             assert trial.value is not None
             loss = sign * trial.value
-            scores.append(loss)
+            bisect.insort(scores, loss)
         elif ending is Outcome.PRUNED and scores:
-            loss = math.nextafter(float(np.quantile(scores, 0.75)), math.inf)
+            loss = math.nextafter(_upper_quartile(scores), math.inf)
         observations.append(
             Observation(
                 trial=trial,
@@ -239,6 +241,13 @@ def observe(trials: Iterable[FrozenTrial], direction: StudyDirection) -> list[Ob
             )
         )
     return observations
+
+
+def _upper_quartile(ascending: Sequence[float]) -> float:
+    """Return what ``numpy.quantile(…, 0.75)`` does, of what is sorted already."""
+    below, quarters = divmod(3 * (len(ascending) - 1), 4)
+    lower = ascending[below]
+    return lower + 0.25 * quarters * (ascending[below + 1] - lower) if quarters else lower
 
 
 def _ending(trial: FrozenTrial) -> Outcome | None:
@@ -336,11 +345,17 @@ def load_trajectory(study: Study) -> pd.DataFrame:
             "a trajectory needs a single one."
         )
     trials = study.get_trials(deepcopy=False)
-    rows = [_row(trial, trials, study.direction) for trial in trials]
+    observations = observe(trials, study.direction)
+    finished = np.array([t.state.is_finished() for t in trials], np.bool_)
+    losses = np.full(len(trials), math.inf)
+    for o in observations:
+        if o.ran and not o.pruned:
+            losses[o.trial.number] = o.loss
+    sign = -1.0 if study.direction == StudyDirection.MAXIMIZE else 1.0
+    rows = [_row(trial, finished, losses, sign) for trial in trials]
     table = (
         pd.DataFrame(rows, columns=list(_COLUMNS)).astype(_COLUMNS).set_index("number", drop=False)
     )
-    observations = observe(trials, study.direction)
     rewards = observed_rewards(observations, measured_noise(study))
     numbers = [o.trial.number for o in observations]
     table.loc[numbers, "reward"] = rewards
@@ -374,17 +389,21 @@ _COLUMNS = {
 
 
 def _row(
-    trial: FrozenTrial, trials: Sequence[FrozenTrial], direction: StudyDirection
+    trial: FrozenTrial, finished: NDArray[np.bool_], losses: NDArray[np.float64], sign: float
 ) -> dict[str, Any]:
-    """Return what is recorded of a trial, and the state it was drawn in."""
+    """Return what is recorded of a trial, and the state it was drawn in.
+
+    Args:
+        trial: The trial.
+        finished: (n,) of all trials by number.
+        losses: (n,) of all trials by number, to be minimised; +inf where there is no score.
+        sign: Of the objective, -1.0 where it is maximised.
+    """
     action = Action.decode(trial.system_attrs)
-    hidden = set(from_ranges(action.unseen)) if action is not None else set()
-    seen = [
-        t
-        for t in trials
-        if t.number < trial.number and t.state.is_finished() and t.number not in hidden
-    ]
-    losses = [o.loss for o in observe(seen, direction) if o.ran and not o.pruned]
+    seen = finished[: trial.number].copy()
+    for first, last in () if action is None else action.unseen:
+        seen[first : last + 1] = False
+    best = float(losses[: trial.number][seen].min(initial=math.inf))
     ending = _ending(trial)
     row: dict[str, Any] = {
         "number": trial.number,
@@ -395,10 +414,10 @@ def _row(
             SECONDS_KEY, None if trial.duration is None else trial.duration.total_seconds()
         ),
         "memory_mb": trial.user_attrs.get(MEMORY_KEY),
-        "n_seen": len(seen),
+        "n_seen": int(seen.sum()),
     }
-    if losses:
-        row["best_so_far"] = (-1.0 if direction == StudyDirection.MAXIMIZE else 1.0) * min(losses)
+    if best < math.inf:
+        row["best_so_far"] = sign * best
     if action is not None:
         row |= {
             "kind": action.kind,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 import os
 
+from hypothesis import settings
 import optuna
 import pytest
 
@@ -12,6 +13,10 @@ import pytest
 # Before anything imports torch: with more threads than cores, tests that train crawl. Boxes are
 # given their own environment and are not touched by this.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A busy machine makes no test wrong.
+settings.register_profile("no_deadline", deadline=None)
+settings.load_profile("no_deadline")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Iterator
 import json
+import math
 from pathlib import Path
 import sys
 from typing import Any
@@ -320,9 +321,9 @@ def test_saving_again_replaces_what_was_there(study: optuna.Study) -> None:
     assert trace(after[BEST_SO_FAR_ID], "best so far")["y"][-1] < -50
 
 
-def test_as_a_callback_it_saves_once_for_each_version(
-    study: optuna.Study, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def saved(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Numbers of the trials after which figures were saved."""
     saved: list[int] = []
     save = optuna_dashboard.save_plotly_graph_object
 
@@ -332,12 +333,34 @@ def test_as_a_callback_it_saves_once_for_each_version(
         return save(study, figure, graph_object_id=graph_object_id)
 
     monkeypatch.setattr(optuna_dashboard, "save_plotly_graph_object", spy)
+    return saved
+
+
+def test_as_a_callback_it_saves_once_for_each_version(
+    study: optuna.Study, saved: list[int]
+) -> None:
     study.sampler = ARRLSampler(seed=0, batch_size=4)
     study.optimize(bowl, n_trials=10, callbacks=[save_figures])
     assert saved == [1, 4, 8]  # trial 0 had nothing to choose by; then versions 0, 1 and 2
     study.sampler = optuna.samplers.RandomSampler(seed=0)
     study.optimize(bowl, n_trials=3, callbacks=[save_figures])
     assert saved == [1, 4, 8]
+
+
+def test_as_a_callback_it_saves_every_16th_trial_of_a_version_that_stays(
+    study: optuna.Study, saved: list[int]
+) -> None:
+    study.sampler = ARRLSampler(seed=0, policy="acquisition")
+    study.optimize(bowl, n_trials=35, callbacks=[save_figures])
+    assert saved == [1, 17, 33]
+
+
+def test_a_value_that_is_not_finite_is_a_trial_without_score() -> None:
+    study = optuna.create_study()
+    study.add_trials([trial(1.0, {"x": 0.1}), trial(math.inf, {"x": 0.2})])
+    save_figures(study)
+    missing = trace(drawn(study)[BEST_SO_FAR_ID], "no score")
+    assert (missing["x"], missing["y"]) == ([1], ["not finite"])
 
 
 def test_a_broken_figure_leaves_the_others_and_the_study_be(

@@ -29,6 +29,7 @@ from benchmarks.replay.surrogate import as_rows
 from benchmarks.replay.surrogate import DEFAULT
 from benchmarks.replay.surrogate import encode
 from benchmarks.replay.surrogate import features
+from benchmarks.replay.surrogate import FIT_FILE
 from benchmarks.replay.surrogate import FLOOR_OF_GAP
 from benchmarks.replay.surrogate import Noise
 from benchmarks.replay.surrogate import snap_rows
@@ -127,8 +128,7 @@ def main() -> None:
             "largest size": [float(f"{s.max():.3g}") for s in surrogate.noise.sizes],
         },
     }
-    path = SURROGATE_FILE.with_name("fit.json")
-    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    FIT_FILE.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(report, indent=2))
 
 

@@ -28,6 +28,7 @@ from benchmarks.replay.forest import Forest
 __all__ = [
     "DEFAULT",
     "FAILURE_BPB",
+    "FIT_FILE",
     "FLOOR_OF_GAP",
     "PATTERNS",
     "SPACE",
@@ -46,6 +47,7 @@ FAILURE_BPB = 8.0
 # The regressors predict log(val_bpb - FLOOR_OF_GAP); the lowest value ever measured is .97409.
 FLOOR_OF_GAP = 0.96
 SURROGATE_FILE = Path(__file__).with_name("surrogate.npz")
+FIT_FILE = Path(__file__).with_name("fit.json")
 
 PATTERNS = ("SSSL", "SSLL", "SLSL", "LLLL", "SSSS", "LSSL")
 

@@ -19,8 +19,10 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from benchmarks._records import load
+from benchmarks.replay.surrogate import FIT_FILE
 from benchmarks.samplers import harness
 from benchmarks.samplers import report
+from benchmarks.samplers import tables
 from benchmarks.samplers.rivals import CONTENDERS
 from benchmarks.samplers.study import incumbents
 from benchmarks.samplers.suites import SUITES
@@ -39,7 +41,7 @@ def main() -> None:
     run.add_argument("suite", choices=SUITES)
     run.add_argument("records", type=Path)
     run.add_argument("--samplers", required=True, help=f"of {','.join(CONTENDERS)}")
-    run.add_argument("--seeds", type=_seeds, default=range(20), help="such as 0-19 or 3,5")
+    run.add_argument("--seeds", type=harness.seeds, default=range(20), help="such as 0-19 or 3,5")
     run.add_argument("--trials", type=int, default=300)
     run.add_argument("--workers", type=int, default=1, help="simulated, per study")
     run.add_argument("--jobs", type=int, default=1, help="processes, a study each")
@@ -95,7 +97,10 @@ def _choose(suite: str, path: Path) -> None:
     ]
     file = harness.CHOSEN_FILE
     chosen = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    chosen[suite] = chosen.get(suite, {}) | report.best_settings(records)
+    try:
+        chosen[suite] = chosen.get(suite, {}) | report.best_settings(records)
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
     file.write_text(json.dumps(chosen, indent=1) + "\n", encoding="utf-8")
     for sampler, choice in chosen[suite].items():
         print(f"{sampler}: {choice['setting']}  (scores {choice['scores']})")
@@ -137,9 +142,18 @@ def _report(suites: list[str], path: Path, out: Path) -> None:
     out.with_suffix(".curves.json.gz").write_bytes(packed)
     report.draw(by_workers[workers[0]], out.with_suffix(".png"))
     for number, figures in result["workers"].items():
-        print(f"{number} worker{'s' * (number != '1')}:\n\n{report.markdown(figures)}\n")
+        print(f"{number} worker{'s' * (number != '1')}:\n\n{tables.sampler_table(figures)}\n")
     if result.get("loss against one worker"):
-        print(json.dumps(result["loss against one worker"], indent=1))
+        losses = result["loss against one worker"]
+        print(f"Several workers:\n\n{tables.loss_table(result['workers'], losses)}\n")
+    chosen = json.loads(harness.CHOSEN_FILE.read_text(encoding="utf-8"))
+    for suite in suites:
+        if suite in chosen:
+            print(f"Settings on {suite}:\n\n{tables.settings_table(chosen[suite])}\n")
+    if suites == ["replay"] and "1" in result["workers"]:
+        fitted = json.loads(FIT_FILE.read_text(encoding="utf-8"))["published curves"]
+        table = tables.published_table(result["workers"]["1"], fitted)
+        print(f"Beside the published runs:\n\n{table}")
 
 
 def _of_suite(suite: str, path: Path) -> list[dict[str, Any]]:
@@ -157,14 +171,6 @@ def _suites(text: str) -> list[str]:
         if suite not in SUITES:
             raise argparse.ArgumentTypeError(f"no suite {suite!r}, only {', '.join(SUITES)}")
     return suites
-
-
-def _seeds(text: str) -> list[int]:
-    seeds: list[int] = []
-    for part in text.split(","):
-        first, _, last = part.partition("-")
-        seeds += range(int(first), int(last or first) + 1)
-    return seeds
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from benchmarks.samplers.suites import SUITES
 from benchmarks.samplers.suites import task
 
 
-__all__ = ["CHOSEN_FILE", "Plan", "chosen_setting", "current", "plans", "run"]
+__all__ = ["CHOSEN_FILE", "Plan", "chosen_setting", "current", "plans", "run", "seeds"]
 
 # Suite → sampler → the setting that did best on seeds that are not reported, and by how much.
 CHOSEN_FILE = Path(__file__).with_name("chosen.json")
@@ -43,6 +43,15 @@ class Plan(NamedTuple):
     @property
     def version(self) -> str:
         return f"{task(self.task).version}; {CONTENDERS[self.sampler].version()}"
+
+
+def seeds(text: str) -> list[int]:
+    """Return the seeds that an argument such as ``0-19`` or ``3,5`` names."""
+    found: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        found += range(int(first), int(last or first) + 1)
+    return found
 
 
 def chosen_setting(suite: str, sampler: str) -> Setting:

@@ -11,40 +11,51 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
+from collections.abc import Mapping
+from datetime import timedelta
+import gzip
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
+from optuna.distributions import distribution_to_json
+from optuna.distributions import json_to_distribution
 from optuna.trial import TrialState
 
 from benchmarks._records import append
 from benchmarks._records import load
 from benchmarks._records import mean_interval
 from benchmarks.samplers.harness import chosen_setting
+from benchmarks.samplers.harness import seeds as seeds_of
+from benchmarks.samplers.report import draw_panels
+from benchmarks.samplers.report import Panel
 from benchmarks.samplers.rivals import CONTENDERS
 from benchmarks.samplers.statistics import one_sided_wilcoxon
 from optuna_arrl import best
 from optuna_arrl import TrainScriptObjective
 from optuna_arrl.trajectory import FAILURE_BPB
+from optuna_arrl.trajectory import OUTCOME_KEY
 
 
 # Trials of a study use the environment's seed 0.
 _FIRST_FRESH_SEED = 1001
+_TRIALS_FILE = "trials.jsonl.gz"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--samplers", default="arrl,tpe,cmaes-from-start")
-    parser.add_argument("--seeds", default="0-5", help="first-last")
+    parser.add_argument("--seeds", type=seeds_of, default=range(6), help="such as 0-5 or 2,5")
     parser.add_argument("--trials", type=int, default=50, help="of each study")
     parser.add_argument("--reruns", type=int, default=5, help="pairs of each best")
     args = parser.parse_args()
-    first, _, last = args.seeds.partition("-")
-    seeds = range(int(first), int(last or first) + 1)
+    seeds = args.seeds
     samplers = args.samplers.split(",")
+    if unknown := [name for name in samplers if name not in CONTENDERS]:
+        parser.error(f"there is no sampler {unknown[0]!r}, only {', '.join(CONTENDERS)}")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     args.folder.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(seeds):
@@ -58,7 +69,9 @@ def main() -> None:
             rerun_best(args.folder, sampler, seed, args.reruns, records)
     result = report(args.folder, samplers, seeds, args.reruns)
     text = json.dumps(result, indent=1) + "\n"
-    (args.folder / "real.json").write_text(text, encoding="utf-8")
+    (args.folder / "report.json").write_text(text, encoding="utf-8")
+    export(args.folder, samplers, seeds)
+    draw(args.folder, samplers, seeds)
     print(text)
 
 
@@ -140,7 +153,7 @@ def report(folder: Path, samplers: list[str], seeds: Iterable[int], reruns: int)
             "95 % interval, half": round(half, 5),
             "p below the baseline": one_sided_wilcoxon(gains[sampler], np.zeros(len(studies))),
             "crash share": round(
-                float(np.mean([[t.values[0] >= FAILURE_BPB for t in part] for part in kept])), 4
+                float(np.mean([t.values[0] >= FAILURE_BPB for part in kept for t in part])), 4
             ),
             "wall minutes a study": round(
                 float(np.mean([sum(map(_seconds, part)) for part in kept])) / 60, 1
@@ -157,8 +170,86 @@ def report(folder: Path, samplers: list[str], seeds: Iterable[int], reruns: int)
     return result
 
 
+def export(folder: Path, samplers: list[str], seeds: Iterable[int]) -> None:
+    """Write the studies' trials to a file from which :func:`report` and all others can go on.
+
+    ``trials.jsonl.gz`` holds a line a study, a fiftieth of its database. A study that has no
+    database in the folder is taken from there.
+    """
+    kept = {
+        line["study"]: line
+        for line in map(_packed, (_study(folder, x, seed) for x in samplers for seed in seeds))
+    }
+    lines = (_kept(folder) | kept).values()
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    packed = gzip.compress(text.encode(), mtime=0)  # the same file from the same trials
+    (folder / _TRIALS_FILE).write_bytes(packed)
+
+
+def draw(folder: Path, samplers: list[str], seeds: Iterable[int]) -> None:
+    """Draw each sampler's mean best so far, from its study's baseline, in ``studies.png``."""
+    tables = {}
+    for sampler in samplers:
+        values = [
+            [trial.values[0] for trial in _completed(_study(folder, sampler, seed))]
+            for seed in seeds
+        ]
+        shortest = min(map(len, values))
+        table = np.minimum.accumulate([of_study[:shortest] for of_study in values], axis=1)
+        tables[sampler] = table - table[:, :1]
+    height = "best so far - baseline, val_bpb"
+    panel = Panel(tables=tables, height=height, log_scale=False)
+    draw_panels({"target/train.py, cpu profile": panel}, folder / "studies.png")
+
+
+def _packed(study: optuna.Study) -> dict[str, Any]:
+    trials = _completed(study)
+    distributions = {k: d for trial in trials for k, d in trial.distributions.items()}
+    return {
+        "study": study.study_name,
+        "distributions": {k: distribution_to_json(d) for k, d in distributions.items()},
+        "trials": [
+            {
+                "number": trial.number,
+                "val_bpb": trial.values[0],
+                "outcome": trial.user_attrs.get(OUTCOME_KEY),
+                "seconds": round(_seconds(trial), 1),
+                "params": trial.params,
+            }
+            for trial in trials
+        ],
+    }
+
+
+def _kept(folder: Path) -> dict[str, dict[str, Any]]:
+    path = folder / _TRIALS_FILE
+    lines = gzip.decompress(path.read_bytes()).splitlines() if path.exists() else []
+    return {line["study"]: line for line in map(json.loads, lines)}
+
+
+def _unpacked(packed: Mapping[str, Any]) -> optuna.Study:
+    """Return a study in memory that has a finished study's trials."""
+    study = optuna.create_study(study_name=packed["study"])
+    distributions = {k: json_to_distribution(d) for k, d in packed["distributions"].items()}
+    for kept in packed["trials"]:
+        while len(study.trials) < kept["number"]:  # what the machine failed had a number too
+            study.add_trial(optuna.trial.create_trial(state=TrialState.FAIL))
+        trial = optuna.trial.create_trial(
+            value=kept["val_bpb"],
+            params=kept["params"],
+            distributions={name: distributions[name] for name in kept["params"]},
+            user_attrs={} if kept["outcome"] is None else {OUTCOME_KEY: kept["outcome"]},
+        )
+        assert trial.datetime_start is not None
+        trial.datetime_complete = trial.datetime_start + timedelta(seconds=kept["seconds"])
+        study.add_trial(trial)
+    return study
+
+
 def _study(folder: Path, sampler: str, seed: int) -> optuna.Study:
     name = f"{sampler}-{seed}"
+    if not (folder / f"{name}.db").exists() and (packed := _kept(folder).get(name)):
+        return _unpacked(packed)
     return optuna.create_study(
         storage=f"sqlite:///{folder.resolve() / name}.db",
         study_name=name,

@@ -1,10 +1,11 @@
-"""From records to the table and the figure."""
+"""From records to figures: means, ranks, tests, and their picture."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
+from dataclasses import dataclass
 import math
 from pathlib import Path
 from typing import Any
@@ -24,19 +25,38 @@ from benchmarks.samplers.suites import task
 __all__ = [
     "CHECKPOINTS",
     "Curves",
+    "Panel",
     "best_settings",
     "curves",
     "draw",
-    "markdown",
+    "draw_panels",
     "parallel_loss",
     "summary",
 ]
 
 CHECKPOINTS = (25, 50, 100, 300)
-_REFERENCE, _OURS = "tpe", "arrl"
+_REFERENCE = "tpe"
+# A sampler with fewer studies of a length than these (or than the one with most, where that has
+# fewer) is compared with nobody there: it would take most seeds from all others.
+_FEWEST = 5
 
 # Sampler → task → seed → noise-free value of the incumbent after every trial, (trials,).
 Curves = dict[str, dict[str, dict[int, NDArray[np.float64]]]]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Curves of one task.
+
+    Attributes:
+        tables: Sampler → (seeds, trials).
+        height: What is drawn against trials.
+        log_scale: Of the height.
+    """
+
+    tables: Mapping[str, NDArray[np.float64]]
+    height: str
+    log_scale: bool
 
 
 def curves(
@@ -60,9 +80,10 @@ def observed(record: Mapping[str, Any]) -> NDArray[np.float64]:
 def summary(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Return all figures of a suite as what JSON can hold.
 
-    A sampler takes part at a checkpoint when its studies are that long, and samplers are compared
-    on the seeds that all of them have. Where a suite has several tasks they are the units: ranks
-    are averaged over a task's seeds first, and the pairs of a test are tasks.
+    A sampler takes part at a checkpoint when five of its studies are that long, and samplers are
+    compared on the seeds that all of them have. Where a suite has several tasks they are the
+    units: ranks are averaged over a task's seeds first, and the pairs of a test are tasks. Each
+    mean stands with half the width of its 95 % interval and the number of its studies.
 
     Args:
         records: One suite's, of one number of workers; one setting a sampler.
@@ -88,7 +109,7 @@ def summary(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         ranks = {name: mean_ranks({s: table[s][name] for s in table}) for name in tasks}
         result["mean rank"][str(checkpoint)] = {
             s: round(float(np.mean([ranks[name][s] for name in tasks])), 3) for s in table
-        } | {"seeds": len(table[next(iter(table))][tasks[0]])}
+        } | {"seeds": min(len(values) for values in table[next(iter(table))].values())}
         result["one-sided Wilcoxon, p that the first is below the second"][str(checkpoint)] = {
             a: {b: _p_value(by_sampler, tasks, checkpoint, a, b) for b in table if b != a}
             for a in table
@@ -96,50 +117,6 @@ def summary(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     if len(tasks) == 1 and _REFERENCE in by_sampler:
         result["trials to reach"] = _reach(by_sampler, tasks[0])
     return result
-
-
-def markdown(figures: Mapping[str, Any]) -> str:
-    """Return what :func:`summary` returned as tables for a reader."""
-    below = figures["one-sided Wilcoxon, p that the first is below the second"]
-    samplers, ranks = figures["samplers"], figures["mean rank"]
-    checkpoints = [c for c in map(str, CHECKPOINTS) if c in ranks]
-    means = figures["mean"]
-    single = len(means) == 1
-    shown = next(iter(means.values())) if single else ranks
-    heads = ["sampler", "setting", *checkpoints]
-    heads += [f"p that {_OURS} is below", "crashes", "seeds", "ms a trial"]
-    lines = [_row(heads), _row(["---"] * len(heads))]
-
-    def at(sampler: str, checkpoint: str) -> Any:
-        return shown[sampler].get(checkpoint) if single else shown[checkpoint].get(sampler)
-
-    def last(sampler: str) -> float:
-        value = at(sampler, "100" if "100" in checkpoints else checkpoints[-1])
-        return math.inf if value is None else value[0] if single else value
-
-    for sampler in sorted(samplers, key=last):
-        of = samplers[sampler]
-        cells = [sampler, of["setting"]]
-        cells += [_cell(at(sampler, checkpoint)) for checkpoint in checkpoints]
-        tests = [below[c].get(_OURS, {}).get(sampler) for c in checkpoints]
-        cells.append(
-            ", ".join("–" if p is None else f"{p:g}" for p in tests) if any(tests) else ""
-        )
-        cells += [f"{100 * of['crash share']:.0f} %", str(of["seeds"])]
-        cells.append(f"{of['ms a trial, ask and tell']:.0f}")
-        lines.append(_row(cells))
-    if single:
-        for target, reached in figures.get("trials to reach", {}).items():
-            told = ", ".join(f"{s} {n or 'not reached'}" for s, n in reached.items())
-            lines += ["", f"Trials until the mean is at that of {target}: {told}."]
-    else:
-        names = sorted(samplers, key=last)
-        lines += ["", _row(["task, mean after 100 trials", *names])]
-        lines.append(_row(["---"] * (1 + len(names))))
-        for name, by_sampler in means.items():
-            cells = [_cell(by_sampler.get(s, {}).get("100")) for s in names]
-            lines.append(_row([name, *cells]))
-    return "\n".join(lines)
 
 
 def parallel_loss(
@@ -182,6 +159,9 @@ def best_settings(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, A
     A setting's score is its mean distance from the mean of all settings, in standard deviations
     over seeds and settings, averaged over tasks and checkpoints: what the table of means shows,
     on a scale that tasks share. The lowest wins, of equals the first.
+
+    Raises:
+        ValueError: When a sampler's studies are too short to be judged.
     """
     by_sampler: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
     for record in records:
@@ -202,6 +182,10 @@ def best_settings(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, A
                 for setting, by_task in table.items():
                     distances[setting].append((by_task[name].mean() - values.mean()) / spread)
         scores = {s: round(float(np.mean(d)), 3) for s, d in distances.items() if d}
+        if not scores:
+            raise ValueError(
+                f"No study of {sampler} has {CHECKPOINTS[0]} trials: run longer ones to choose by."
+            )
         best = min(scores, key=lambda s: scores[s])
         result[sampler] = {
             "setting": best,
@@ -216,24 +200,36 @@ def best_settings(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, A
 
 def draw(records: Iterable[Mapping[str, Any]], path: Path) -> None:
     """Draw a panel a task: mean of the incumbent with its 95 % interval against trials."""
+    by_sampler = curves(records)
+    tasks = sorted({name for by_task in by_sampler.values() for name in by_task})
+    panels = {}
+    for name in tasks:
+        floor = task(name).floor
+        panels[name] = Panel(
+            tables={
+                sampler: _table(by_task[name]) - (floor or 0.0)
+                for sampler, by_task in by_sampler.items()
+                if name in by_task
+            },
+            height="incumbent" if floor is None else f"incumbent - {floor:g}",
+            log_scale=floor is not None,
+        )
+    draw_panels(panels, path)
+
+
+def draw_panels(panels: Mapping[str, Panel], path: Path) -> None:
+    """Draw means with their 95 % intervals against trials, a panel a title."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     mpl.rcParams["svg.hashsalt"] = "benchmarks"  # the same figure from the same records
-    by_sampler = curves(records)
-    tasks = sorted({name for by_task in by_sampler.values() for name in by_task})
-    columns = min(4, len(tasks))
-    rows = math.ceil(len(tasks) / columns)
-    size = (8, 5) if len(tasks) == 1 else (4 * columns, 3 * rows)
+    columns = min(4, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    size = (8, 5) if len(panels) == 1 else (4 * columns, 3 * rows)
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
-    for axis, name in zip(axes.flat, tasks, strict=False):
-        floor = task(name).floor
-        tables = {
-            sampler: _table(by_task[name]) - (floor or 0.0)
-            for sampler, by_task in by_sampler.items()
-            if name in by_task
-        }
+    for axis, (title, panel) in zip(axes.flat, panels.items(), strict=False):
+        tables = panel.tables
         # The legend in the order of the lines' ends, and a color a sampler in every figure.
         for sampler in sorted(tables, key=lambda s: -float(tables[s][:, -1].mean())):
             mean, half = _mean_interval(tables[sampler])
@@ -243,32 +239,16 @@ def draw(records: Iterable[Mapping[str, Any]], path: Path) -> None:
             if len(tables[sampler]) > 1:
                 low, high = mean - half, mean + half
                 axis.fill_between(trials, low, high, color=color, alpha=0.12, lw=0)
-        axis.set_title(name)
+        axis.set_title(title)
         axis.set_xlabel("trials")
-        axis.set_ylabel("incumbent" if floor is None else f"incumbent - {floor:g}")
-        if floor is not None:
+        axis.set_ylabel(panel.height)
+        if panel.log_scale:
             axis.set_yscale("log")
-    for axis in axes.flat[len(tasks) :]:
+    for axis in axes.flat[len(panels) :]:
         axis.set_axis_off()
     axes.flat[0].legend(frameon=False, fontsize="small")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
-
-
-def _row(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _cell(value: float | list[float] | None) -> str:
-    """Return a rank, or a mean and its half width to two of its digits."""
-    if value is None:
-        return ""
-    if not isinstance(value, list):
-        return f"{value:.2f}"
-    mean, half = value
-    known = half > 0.0 and math.isfinite(half)
-    digits = min(max(1 - math.floor(math.log10(half)), 0), 8) if known else 4
-    return f"{mean:.{digits}f} ± {half:.{digits}f}"
 
 
 def _sampler(records: list[Mapping[str, Any]]) -> dict[str, Any]:
@@ -286,7 +266,7 @@ def _sampler(records: list[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _by_task(by_sampler: Curves, tasks: list[str]) -> dict[str, dict[str, Any]]:
-    """Return task → sampler → checkpoint → mean and half width."""
+    """Return task → sampler → checkpoint → mean, half width and number of studies."""
     return {
         name: {s: _means(by_task[name]) for s, by_task in by_sampler.items() if name in by_task}
         for name in tasks
@@ -294,13 +274,14 @@ def _by_task(by_sampler: Curves, tasks: list[str]) -> dict[str, dict[str, Any]]:
 
 
 def _means(by_seed: Mapping[int, NDArray[np.float64]]) -> dict[str, list[float]]:
-    """Return checkpoint → mean over seeds and half width of its 95 % interval."""
+    """Return checkpoint → mean over seeds, half width of its 95 % interval, number of seeds."""
     result = {}
     for checkpoint in CHECKPOINTS:
         values = [float(c[checkpoint - 1]) for c in by_seed.values() if len(c) >= checkpoint]
         if values:
             mean, half = mean_interval(values)
-            result[str(checkpoint)] = [float(f"{mean:.6g}"), float(f"{half:.2g}")]
+            figures = [float(f"{mean:.6g}"), float(f"{half:.2g}"), len(values)]
+            result[str(checkpoint)] = figures
     return result
 
 
@@ -318,6 +299,9 @@ def _comparable(
             far[sampler] = values
     if not far:
         return {}
+    numbers = {s: min(len(of_task) for of_task in values.values()) for s, values in far.items()}
+    fewest = min(_FEWEST, max(numbers.values()))
+    far = {sampler: values for sampler, values in far.items() if numbers[sampler] >= fewest}
     common = {
         name: sorted(set.intersection(*(set(values[name]) for values in far.values())))
         for name in tasks
@@ -331,6 +315,7 @@ def _comparable(
 def _p_value(
     by_sampler: Curves, tasks: list[str], checkpoint: int, ours: str, theirs: str
 ) -> float:
+    """Return p of two samplers that :func:`_comparable` returned together."""
     pair = {sampler: by_sampler[sampler] for sampler in (ours, theirs)}
     table = _comparable(pair, tasks, checkpoint)
     if len(tasks) == 1:
@@ -342,17 +327,25 @@ def _p_value(
 
 
 def _reach(by_sampler: Curves, name: str) -> dict[str, dict[str, int | None]]:
-    """Return how many trials a sampler's mean takes to reach the reference's mean values."""
-    means = {sampler: _table(by_task[name]).mean(0) for sampler, by_task in by_sampler.items()}
-    reference = means[_REFERENCE]
-    return {
-        f"{_REFERENCE} at {checkpoint}": {
-            sampler: trials_to_reach(mean, reference[checkpoint - 1])
-            for sampler, mean in means.items()
+    """Return how many trials a sampler's mean takes to reach the reference's mean values.
+
+    Means are over all studies that are as long as the reference's, of which a sampler needs as
+    many as for a comparison.
+    """
+    result: dict[str, dict[str, int | None]] = {}
+    for checkpoint in (100, 300):
+        long = {
+            sampler: [c[:checkpoint] for c in by_task[name].values() if len(c) >= checkpoint]
+            for sampler, by_task in by_sampler.items()
         }
-        for checkpoint in (100, 300)
-        if len(reference) >= checkpoint
-    }
+        fewest = min(_FEWEST, max(map(len, long.values())))
+        means = {s: np.mean(part, axis=0) for s, part in long.items() if len(part) >= fewest > 0}
+        if _REFERENCE in means:
+            target = means[_REFERENCE][checkpoint - 1]
+            result[f"{_REFERENCE} at {checkpoint}"] = {
+                sampler: trials_to_reach(mean, target) for sampler, mean in means.items()
+            }
+    return result
 
 
 def _table(by_seed: Mapping[int, NDArray[np.float64]]) -> NDArray[np.float64]:

@@ -19,7 +19,7 @@ from optuna.distributions import CategoricalDistribution
 from optuna.samplers import BaseSampler
 
 from benchmarks.samplers.task import Task
-import optuna_arrl.sampler
+import optuna_arrl
 from optuna_arrl.sampler import ARRLSampler
 
 
@@ -90,11 +90,11 @@ def _cmaes_from_start(
 
 @functools.cache
 def _package_version() -> str:
-    """Return a digest of the sampler's sources and weights."""
-    root = Path(optuna_arrl.sampler.__file__).parent
+    """Return a digest of the sources and weights that the sampler's choices come from."""
+    root = Path(optuna_arrl.__file__).parent
     digest = hashlib.sha256()
-    for path in sorted(root.rglob("*")):
-        if path.suffix in (".py", ".safetensors"):
+    for path in [root / "trajectory.py", *sorted((root / "sampler").rglob("*"))]:
+        if path.suffix in (".py", ".safetensors") and "pretraining" not in path.parts:
             digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()[:12]
 

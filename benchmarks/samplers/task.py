@@ -35,7 +35,8 @@ class Task:
 
     Attributes:
         name: Unique among the tasks of all suites.
-        version: Changes whenever values may: records of another version do not count.
+        version: Of the data and libraries that its values come from: records of another version do
+            not count. Whoever changes the code of a task so that its values change renames it.
         space: Parameter name → distribution.
         evaluate: (params, generator of the noise) → outcome.
         default: The configuration that every study starts from; where there is none it starts

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 
-__all__ = ["Cube"]
+__all__ = ["SAME", "Cube"]
 
 _ONE_HOT = math.sqrt(0.5)  # two different choices then lie at distance 1, as opposite bounds do
-_SAME = 1e-8  # unit values nearer than this are the same value
+SAME = 1e-8  # unit values nearer than this are the same value
 _GOLDEN = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: its powers spread well over 64 bits
 
 
@@ -186,7 +186,7 @@ class Cube:
 
     def keys(self, points: Tensor) -> Tensor:
         """Return (B, M) int64 hashes; equal for points that decode to the same edit."""
-        rounded = (points.double() / _SAME).round().long()
+        rounded = (points.double() / SAME).round().long()
         factors = [pow(_GOLDEN, 2 * d + 1, 1 << 64) for d in range(self.slots)]
         signed = [f - (1 << 64) if f >= 1 << 63 else f for f in factors]
         weights = torch.tensor(signed, dtype=torch.int64, device=points.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 
@@ -15,10 +16,10 @@ _WORDS: dict[str, str] = {
     "learning_rate": "lr lrs rate eta learningrate stepsize",
     "momentum": "momentum beta beta1 beta2 betas nesterov",
     "batch": "batch batchsize minibatch accum accumulation microbatch",
-    "depth": "depth layers layer blocks n_layer stages estimators",
+    "depth": "depth layers layer blocks stages estimators",
     "width": "width dim hidden embed embd units channels aspect ratio d_model features ffn mlp",
     "heads": "head heads kv groups experts",
-    "dropout": "dropout drop p_drop noise smoothing",
+    "dropout": "dropout drop noise smoothing",
     "initialisation": "init scale std gain sigma variance",
     "length": "length seq context window block steps epochs iterations iters",
     "precision": "eps epsilon tol tolerance",
@@ -36,7 +37,8 @@ def name_family(name: str) -> int:
     ('learning_rate', 'width')
     """
     spaced = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name).lower()
-    words = set(re.split(r"[^a-z0-9]+", spaced))
+    parts = [part for part in re.split(r"[^a-z0-9]+", spaced) if part]
+    words = {*parts, *("_".join(pair) for pair in itertools.pairwise(parts))}
     for index, known in enumerate(_WORDS.values(), start=1):
         if words & set(known.split()):
             return index

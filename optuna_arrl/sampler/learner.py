@@ -39,6 +39,7 @@ from optuna_arrl.sampler.ppo import Batch
 from optuna_arrl.sampler.ppo import ppo_update
 from optuna_arrl.sampler.ppo import PPOConfig
 from optuna_arrl.sampler.proposers import GENERATOR_VERSION
+from optuna_arrl.sampler.state import is_same
 from optuna_arrl.sampler.state import one_thread
 from optuna_arrl.sampler.state import search_space
 from optuna_arrl.sampler.state import seen_trials
@@ -65,6 +66,9 @@ _SHIPPED = Path(__file__).parent / "weights" / "policy.safetensors"
 
 # PPO normalises advantages over a batch; of a single step nothing is left.
 _MIN_STEPS = 2
+# An update looks at no more trials than these, the latest: a study copied from elsewhere may bring
+# thousands, and each costs as much as a suggestion.
+_MAX_TRIALS = 64
 # Without SQL, versions are made of fixed blocks of trial numbers. A trial that is still running
 # when so many blocks after its own have ended is taken for dead (Journal has no heartbeat).
 _PATIENCE_BLOCKS = 2
@@ -264,9 +268,9 @@ class Learner:
         ended = sorted(trial.number for trial in trials if trial.state.is_finished())
         if isinstance(self.store, SqlPolicyStore):
             due = [number for number in ended if number not in self._consumed]
-            return due if len(due) >= (1 if remainder else self._batch_size) else None
+            return due if len(due) >= (_MIN_STEPS if remainder else self._batch_size) else None
         # Duplicates cannot tell each other what they took, so everybody takes the same block.
-        first = self._policy.version * self._batch_size
+        first = 1 + max(self._consumed, default=-1)
         block = range(first, first + self._batch_size)
         later = [number for number in ended if number >= block.stop]
         if set(block) <= set(ended) or len(later) >= _PATIENCE_BLOCKS * self._batch_size:
@@ -330,7 +334,9 @@ class Learner:
         known = {o.trial.number: (o, r) for o, r in zip(observations, rewards, strict=True)}
         steps: list[_Step] = []
         left_out: Counter[str] = Counter()
-        for number in numbers:
+        if len(numbers) > _MAX_TRIALS:
+            left_out["too_old"] = len(numbers) - _MAX_TRIALS
+        for number in numbers[-_MAX_TRIALS:]:
             if number not in known:
                 left_out["no_evidence"] += 1
                 continue
@@ -412,7 +418,8 @@ def _step(
     if situation.candidates.digest() != action.candidates:
         return "other_candidates"
     drawn = situation.params(action.index)
-    if any(trial.params[name] != drawn[name] for name in trial.params.keys() & drawn.keys()):
+    both = trial.params.keys() & drawn.keys()
+    if not all(is_same(trial.params[name], drawn[name]) for name in both):
         return "overridden"
     score = math.nan
     if observation.ran and not observation.pruned:
@@ -422,7 +429,8 @@ def _step(
 
 
 def _inputs(situation: Situation) -> PolicyInput:
-    return policy_input(situation.history, situation.candidates, situation.surrogate)
+    with one_thread():
+        return policy_input(situation.history, situation.candidates, situation.surrogate)
 
 
 def _policy(version: int, weights: bytes, optimiser: bytes | None) -> Policy:

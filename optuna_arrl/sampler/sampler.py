@@ -18,6 +18,7 @@ from optuna_arrl.policy_store import open_policy_store
 from optuna_arrl.policy_store import study_key
 from optuna_arrl.sampler.space import Space
 from optuna_arrl.sampler.state import draws
+from optuna_arrl.sampler.state import is_same
 from optuna_arrl.sampler.state import search_space as union_search_space
 from optuna_arrl.sampler.state import seen_trials
 from optuna_arrl.sampler.state import situation_of
@@ -61,7 +62,7 @@ class ARRLSampler(BaseSampler):
 
     Each trial is an *edit* of an earlier one. Proposers draw candidate edits, a small network
     scores them from what Gaussian processes say of score and crash and from the trials
-    themselves, and one is drawn, nearly always the best. The network was trained by PPO on whole
+    themselves, and one is drawn, nearly always the best. How much it explores was learned on whole
     studies of random tasks; when a batch of a study's own trials has ended, PPO goes on with it.
 
     Everything is read from and written to the study's storage: a new process with the same storage
@@ -283,7 +284,8 @@ class ARRLSampler(BaseSampler):
         if stored is None:
             drawn = _new_seed() if self._seed is None else self._seed
             storage.set_study_system_attr(study_id, SAMPLER_SEED_KEY, drawn)
-            # Of workers that start together the last writer wins; the others go with it.
+            # Of workers that start together the last writer's stays; one that read before it goes
+            # on with its own, and its actions say so.
             stored = storage.get_study_system_attrs(study_id)[SAMPLER_SEED_KEY]
         return int(stored) if self._seed is None else self._seed
 
@@ -350,7 +352,7 @@ def _difference(params: Mapping[str, Any], parent: Mapping[str, Any]) -> dict[st
     return {
         name: value
         for name, value in params.items()
-        if name not in parent or parent[name] != value
+        if name not in parent or not is_same(parent[name], value)
     }
 
 

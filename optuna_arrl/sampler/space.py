@@ -31,7 +31,8 @@ Array = NDArray[np.float64]
 
 _RESOLUTION = 1e-9  # of a slot's range; what is finer is rounding error and not written to code
 _MISSING = object()  # no choice and no number
-_SAME = 1e-8  # unit values nearer than this are the same value
+# A grid with more levels than a float can count is taken for a continuum.
+_MAX_LEVELS = 1 << 53
 
 
 class Space:
@@ -50,8 +51,8 @@ class Space:
         names: Slot names, sorted; the order of every axis below.
         dim: D, the number of slots.
         is_categorical: (D,) bool.
-        levels: (D,) int, the number of legal values; 0 where a slot is continuous.
-        size: Number of legal points, or :obj:`None` when a slot is continuous.
+        levels: (D,) int, the number of legal values; 0 where a slot is continuous, or so fine
+            that it might as well be.
     """
 
     def __init__(self, distributions: Mapping[str, BaseDistribution]) -> None:
@@ -63,7 +64,6 @@ class Space:
             [isinstance(d, CategoricalDistribution) for d in slots], bool
         )
         self.levels = np.array([_count_levels(d) for d in slots], np.int64)
-        self.size = None if (self.levels == 0).any() else math.prod(self.levels.tolist())
         # Axis ends, in logarithms where the slot has a logarithmic scale.
         ends = np.array([_axis(d) for d in slots], np.float64).reshape(self.dim, 2)
         self._start, self._end = ends[:, 0], ends[:, 1]
@@ -80,8 +80,11 @@ class Space:
             "levels": self.levels,
             "categorical": self.is_categorical,
             "logarithmic": [getattr(d, "log", False) for d in slots],
-            "integer": [isinstance(d, IntDistribution) for d in slots],
-            "low": [getattr(d, "low", 0) for d in slots],
+            "integer": [
+                isinstance(d, IntDistribution) and levels > 0
+                for d, levels in zip(slots, self.levels, strict=True)
+            ],
+            "low": [float(getattr(d, "low", 0)) for d in slots],
             "start": self._start,
             "end": self._end,
             "family": [name_family(name) for name in self.names],
@@ -134,18 +137,19 @@ class Space:
         """
         import torch
 
+        from optuna_arrl.sampler.cube import SAME
+
         origin = self.snap(self.encode(parent)[None])[0] if parent is not None else None
         indices = self.cube.indices(torch.from_numpy(point)[None, None])[0, 0].tolist()
         params: dict[str, Any] = {}
         for j, (name, d) in enumerate(self.distributions.items()):
-            if origin is not None and parent is not None and abs(origin[j] - point[j]) < _SAME:
+            if origin is not None and parent is not None and abs(origin[j] - point[j]) < SAME:
                 kept = parent[name]
                 if d._contains(d.to_internal_repr(kept)):
                     params[name] = kept
                     continue
-            params[name] = _decode_value(
-                d, float(point[j]), indices[j], self._start[j], self._end[j]
-            )
+            index = int(indices[j]) if self.levels[j] else None
+            params[name] = _decode_value(d, float(point[j]), index, self._start[j], self._end[j])
         return params
 
     def snap(self, points: Array) -> Array:
@@ -176,17 +180,19 @@ def _describe(distribution: BaseDistribution) -> str:
 
 
 def _count_levels(distribution: BaseDistribution) -> int:
-    """Return the number of legal values, 0 for a continuum."""
+    """Return the number of legal values, 0 for a continuum and what is as good as one."""
     if distribution.single():
         return 1
     if isinstance(distribution, CategoricalDistribution):
         return len(distribution.choices)
     if isinstance(distribution, IntDistribution):
-        return (distribution.high - distribution.low) // distribution.step + 1
+        levels = (distribution.high - distribution.low) // distribution.step + 1
+        return levels if levels <= _MAX_LEVELS else 0
     assert isinstance(distribution, FloatDistribution), "Optuna has three kinds of distribution"
     if distribution.step is None:
         return 0
-    return round((distribution.high - distribution.low) / distribution.step) + 1
+    steps = (distribution.high - distribution.low) / distribution.step
+    return round(steps) + 1 if steps < _MAX_LEVELS else 0
 
 
 def _axis(distribution: BaseDistribution) -> tuple[float, float]:
@@ -221,6 +227,8 @@ def _encode_values(
 
 
 def _choice(distribution: CategoricalDistribution, value: Any) -> float:
+    if value is _MISSING:  # Optuna would look through all choices and then print them
+        return math.nan
     try:
         return (distribution.to_internal_repr(value) + 0.5) / len(distribution.choices)
     except ValueError:
@@ -228,19 +236,25 @@ def _choice(distribution: CategoricalDistribution, value: Any) -> float:
 
 
 def _decode_value(
-    distribution: BaseDistribution, unit: float, index: float, start: float, end: float
+    distribution: BaseDistribution, unit: float, index: int | None, start: float, end: float
 ) -> Any:
+    """Return a legal value; `index` is the number of its level, None in a continuum."""
     if isinstance(distribution, CategoricalDistribution):
-        return distribution.choices[int(index)]
-    if isinstance(distribution, IntDistribution):
-        return min(distribution.low + int(index) * distribution.step, distribution.high)
-    assert isinstance(distribution, FloatDistribution)
+        return distribution.choices[index or 0]
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
     low, high = distribution.low, distribution.high
-    if distribution.single() or (distribution.step is None and unit <= 0.0):
+    if distribution.single() or (index is None and unit <= 0.0):
         return low
-    if distribution.step is None and unit >= 1.0:
+    if index is None and unit >= 1.0:
         return high
-    if distribution.step is not None:
+    if isinstance(distribution, IntDistribution):
+        if index is None:
+            value = start * (1.0 - unit) + end * unit
+            value = math.exp(value) if distribution.log else value
+            index = round((round(value) - distribution.low) / distribution.step)
+        return min(max(distribution.low + index * distribution.step, low), high)
+    if index is not None:
+        assert distribution.step is not None
         value, resolution = low + index * distribution.step, _RESOLUTION * distribution.step
     else:
         value = start * (1.0 - unit) + end * unit

@@ -15,6 +15,9 @@ from typing import Any
 from typing import TYPE_CHECKING
 
 import numpy as np
+from optuna.distributions import CategoricalDistribution
+from optuna.distributions import FloatDistribution
+from optuna.distributions import IntDistribution
 
 from optuna_arrl.sampler.space import Array
 from optuna_arrl.sampler.space import Space
@@ -41,6 +44,7 @@ __all__ = [
     "Situation",
     "build_history",
     "draws",
+    "is_same",
     "one_thread",
     "search_space",
     "seen_trials",
@@ -50,8 +54,10 @@ __all__ = [
 
 # A slot that none of the last so many trials had has gone; a conditional one comes back sooner.
 _RECENT_TRIALS = 100
-# An action holds at most so many ranges of unseen trials (it must stay below 4 kB). Where more are
-# needed, late trials are not looked at: an older state is a state too.
+# With so many different ranges among those trials a number's range is one that a trial sets
+# (`suggest_float("y", 0, x)`), not one that a person has changed.
+_MOVING_RANGES = 3
+# An action holds at most so many ranges of unseen trials (it must stay below 4 kB).
 _MAX_UNSEEN_RANGES = 60
 # Every stream of random numbers of a trial has its own key, so that none repeats another.
 _CANDIDATES_STREAM = 0
@@ -89,8 +95,9 @@ class Situation:
 
     def expected_gain(self, index: int) -> float | None:
         """Return by how much a candidate is expected to beat the best trial; None: unknown."""
-        prediction = self.surrogate.predict(self.candidates.points[:, index : index + 1])
-        gain = float(self.surrogate.expected_gain(prediction))
+        with one_thread():
+            prediction = self.surrogate.predict(self.candidates.points[:, index : index + 1])
+            gain = float(self.surrogate.expected_gain(prediction))
         return gain if math.isfinite(gain) else None
 
 
@@ -105,6 +112,11 @@ def draws(seed: int, number: int, *stream: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence([seed, number], spawn_key=stream))
 
 
+def is_same(value: Any, other: Any) -> bool:
+    """Tell whether two parameter values are the same; a choice may be nan."""
+    return bool(value == other or (value != value and other != other))
+
+
 def unseen_ranges(trials: Sequence[FrozenTrial], number: int) -> tuple[tuple[int, int], ...]:
     """Return the trials below `number` that cannot be seen: all others are finished.
 
@@ -113,13 +125,19 @@ def unseen_ranges(trials: Sequence[FrozenTrial], number: int) -> tuple[tuple[int
         number: The number of the trial to sample.
 
     Returns:
-        Ranges [first, last] in ascending order.
+        Ranges [first, last] in ascending order, 60 at most: of more, those with the fewest
+        finished trials between them are joined, and these are not looked at. Workers that were
+        killed may leave many.
     """
     finished = {trial.number for trial in trials if trial.state.is_finished()}
     ranges = to_ranges(n for n in range(number) if n not in finished)
     if len(ranges) > _MAX_UNSEEN_RANGES:
-        del ranges[_MAX_UNSEEN_RANGES:]
-        ranges[-1][1] = number - 1
+        by_distance = sorted(
+            range(1, len(ranges)), key=lambda i: (ranges[i - 1][1] - ranges[i][0], -i)
+        )
+        starts = [0, *sorted(by_distance[: _MAX_UNSEEN_RANGES - 1])]
+        ends = [*(start - 1 for start in starts[1:]), len(ranges) - 1]
+        ranges = [[ranges[i][0], ranges[j][1]] for i, j in zip(starts, ends, strict=True)]
     return tuple((first, last) for first, last in ranges)
 
 
@@ -135,8 +153,10 @@ def seen_trials(
 def search_space(trials: Sequence[FrozenTrial]) -> dict[str, BaseDistribution]:
     """Return the union of the latest distributions of all parameters of recent trials.
 
-    The union, not the intersection: a conditional parameter belongs to the edit too. Parameters
-    with a single legal value are left out: there is nothing to choose.
+    The union, not the intersection: a conditional parameter belongs to the edit too. A number
+    whose range depends on the trial has the range that holds all the recent ones, so that no
+    trial is left out because a later one's range was narrow. Parameters with a single legal value
+    are left out: there is nothing to choose.
 
     Args:
         trials: Seen trials, in order of number.
@@ -144,10 +164,36 @@ def search_space(trials: Sequence[FrozenTrial]) -> dict[str, BaseDistribution]:
     Returns:
         Distributions, sorted by name.
     """
-    latest: dict[str, BaseDistribution] = {}
+    recent: dict[str, dict[Any, BaseDistribution]] = {}
     for trial in [trial for trial in trials if trial.distributions][-_RECENT_TRIALS:]:
-        latest.update(trial.distributions)
-    return {name: latest[name] for name in sorted(latest) if not latest[name].single()}
+        for name, d in trial.distributions.items():
+            of_name, key = recent.setdefault(name, {}), None
+            if isinstance(d, FloatDistribution | IntDistribution):
+                key = (type(d), d.low, d.high, d.log, d.step)
+            of_name.pop(key, None)  # the latest last
+            of_name[key] = d
+    union = {name: _union(list(recent[name].values())) for name in sorted(recent)}
+    return {
+        name: distribution for name, distribution in union.items() if not distribution.single()
+    }
+
+
+def _union(distributions: Sequence[BaseDistribution]) -> BaseDistribution:
+    """Return the latest of a parameter's different distributions, or what holds all of them."""
+    latest = distributions[-1]
+    if isinstance(latest, CategoricalDistribution) or len(distributions) < _MOVING_RANGES:
+        return latest
+    assert isinstance(latest, FloatDistribution | IntDistribution)
+    alike = [
+        d
+        for d in distributions
+        if isinstance(d, FloatDistribution | IntDistribution)
+        and (type(d), d.log, d.step) == (type(latest), latest.log, latest.step)
+        # One grid. (Of most floats only equal ends lie on one: rounding.)
+        and (d.step is None or (d.low - latest.low) % d.step == 0)
+    ]
+    low, high = min(d.low for d in alike), max(d.high for d in alike)
+    return type(latest)(low, high, log=latest.log, step=latest.step)  # type: ignore[arg-type]
 
 
 def situation_of(

@@ -25,7 +25,7 @@ def arguments(path: Path, **given: object) -> argparse.Namespace:
         "trials": 12,
         "seed": 7,
         "policy": "acquisition",
-        "imitation": None,
+        "retrained": None,
         "variants": None,
     }
     return argparse.Namespace(records=path, **{**defaults, **given})
@@ -38,8 +38,7 @@ def test_what_learned_nothing_is_the_acquisition(
     ablations.run(arguments(path))
     by_name = {record["variant"]: record["log_regret"]["12"] for record in _records.load(path)}
     alone = by_name.pop("acquisition alone")
-    others = {"random edits", "no acquisition", "PPO in the study"}
-    for name in by_name.keys() - others:
+    for name in by_name.keys() - {"random edits", "PPO in the study"}:
         assert by_name[name] == alone, name
     assert by_name["random edits"] != alone
     ablations.run(arguments(path))  # nothing is missing
@@ -58,20 +57,33 @@ def test_a_study_that_learns_ends_with_another_policy(tmp_path: Path) -> None:
     assert record["kl"] > 0.0
 
 
-def test_an_imitator_plays_the_same_tasks(tmp_path: Path) -> None:
-    weights, path = tmp_path / "imitator.safetensors", tmp_path / "records.jsonl"
-    save_file(PolicyNetwork().state_dict(), weights)
-    chosen = ["acquisition alone", "imitation only"]
-    ablations.run(arguments(path, variants=chosen, imitation=weights))
-    alone, imitated = _records.load(path)
-    assert imitated["log_regret"] == alone["log_regret"]  # it has learned nothing yet
-
-
-def test_without_a_part_the_rest_stays() -> None:
+def test_other_weights_are_other_records(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     network = PolicyNetwork()
     with torch.no_grad():
-        for weight in network.parameters():
-            weight.fill_(0.5)
-    cut = ablations._without(network, "slot_effects")
-    for name, weight in cut.named_parameters():
-        assert torch.equal(weight, torch.full_like(weight, 0.0 if "slot_effects" in name else 0.5))
+        network.exploration.weight[2] = 1.0
+    save_file(network.state_dict(), tmp_path / "policy.safetensors")
+    path = tmp_path / "records.jsonl"
+    chosen = ["acquisition alone", "whole network"]
+    for policy, trials in (("acquisition", 12), (tmp_path / "policy.safetensors", 13)):
+        ablations.run(arguments(path, variants=chosen, policy=policy, trials=trials))
+    first, second = _records.load(path)[1::2]
+    assert first["weights"] != second["weights"]
+    assert first["log_regret"] != second["log_regret"]
+    ablations.report(arguments(path))
+    heads = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Policy")]
+    assert heads == [
+        f"Policy {first['weights']}, studies of 12 trials:",
+        f"Policy {second['weights']}, studies of 13 trials:",
+    ]
+
+
+def test_what_is_trained_anew_plays_the_same_tasks(tmp_path: Path) -> None:
+    weights, path = tmp_path / "imitation.safetensors", tmp_path / "records.jsonl"
+    save_file(PolicyNetwork().state_dict(), weights)
+    chosen = ["acquisition alone", "imitation only"]
+    ablations.run(arguments(path, variants=chosen, retrained=tmp_path))
+    alone, imitated = _records.load(path)
+    assert imitated["log_regret"] == alone["log_regret"]  # it has learned nothing yet
+    assert imitated["weights"].startswith(alone["weights"] + ", ")

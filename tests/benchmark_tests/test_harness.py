@@ -14,7 +14,6 @@ import pytest
 from benchmarks.samplers import harness
 from benchmarks.samplers import suites
 from benchmarks.samplers.report import best_settings
-from benchmarks.samplers.report import markdown
 from benchmarks.samplers.report import parallel_loss
 from benchmarks.samplers.report import summary
 from benchmarks.samplers.rivals import CONTENDERS
@@ -22,6 +21,10 @@ from benchmarks.samplers.rivals import Setting
 from benchmarks.samplers.study import incumbents
 from benchmarks.samplers.study import run_study
 from benchmarks.samplers.study import start_of
+from benchmarks.samplers.tables import loss_table
+from benchmarks.samplers.tables import published_table
+from benchmarks.samplers.tables import sampler_table
+from benchmarks.samplers.tables import settings_table
 from benchmarks.samplers.task import Outcome
 from benchmarks.samplers.task import Task
 
@@ -186,11 +189,11 @@ def test_the_summary_against_a_case_worked_out_by_hand(toy_suite: None) -> None:
     assert result["trials to reach"]["tpe at 100"] == {"tpe": 100, "arrl": 51}
     assert "300" not in result["mean rank"]
 
-    ours, theirs, *_ = markdown(result).splitlines()[2:]
+    ours, theirs, *_ = sampler_table(result).splitlines()[2:]
     # 100 + 2 - 48, and 2.776 * 1.5811 / √5 to two digits.
     assert ours.startswith("| arrl | failure | 54.0 ± 2.0 | 4.0 ± 2.0 | -96.0 ± 2.0 |  |")
     assert theirs.startswith("| tpe | failure | 78.0 ± 2.0 | 53.0 ± 2.0 | 3.0 ± 2.0 | 0.031, ")
-    assert "at that of tpe at 100: tpe 100, arrl 51." in markdown(result)
+    assert "at that of tpe at 100: tpe 100, arrl 51." in sampler_table(result)
 
 
 def test_of_several_tasks_the_table_shows_ranks(toy_suite: None) -> None:
@@ -199,20 +202,36 @@ def test_of_several_tasks_the_table_shows_ranks(toy_suite: None) -> None:
         for sampler, value in (("tpe", 3.0), ("arrl", 3.0 - gain)):
             for seed in range(2):
                 records.append(_record(sampler, seed, [value] * 50) | {"task": name})
-    lines = markdown(summary(records)).splitlines()
+    lines = sampler_table(summary(records)).splitlines()
     assert lines[2].startswith("| arrl | failure | 1.00 | 1.00 |")
     assert lines[3].startswith("| tpe | failure | 2.00 | 2.00 | 0.25, 0.25 |")
 
 
 def test_samplers_are_compared_on_common_seeds_where_they_got_so_far(toy_suite: None) -> None:
-    records = [_record("tpe", seed, [5.0 + (seed > 1)] * 100) for seed in range(4)]
-    records += [_record("gp", seed, [5.5] * 50) for seed in (2, 3)]
+    records = [_record("tpe", seed, [5.0 + (seed > 1)] * 100) for seed in range(8)]
+    records += [_record("gp", seed, [5.5] * 50) for seed in range(2, 7)]
     result = summary(records)
-    assert result["mean rank"]["50"] == {"tpe": 2.0, "gp": 1.0, "seeds": 2}
+    assert result["mean rank"]["50"] == {"tpe": 2.0, "gp": 1.0, "seeds": 5}
     assert "100" not in result["mean rank"]
-    # One of gp's studies went on: means go as far as the shortest.
-    longer = summary([*records, _record("gp", 3, [5.5] * 50 + [5.0] * 50)])
-    assert longer["trials to reach"]["tpe at 100"] == {"tpe": 1, "gp": 1}
+
+
+def test_a_sampler_with_few_studies_of_a_length_takes_no_seeds_from_the_others(
+    toy_suite: None,
+) -> None:
+    records = [_record("tpe", seed, [6.0] * 100) for seed in range(8)]
+    records += [_record("arrl", seed, [5.0] * 100) for seed in range(8)]
+    # Four of gp's eight studies went on; at 100 it is below all, and compared with nobody.
+    records += [_record("gp", seed, [5.5] * 50 + [1.0] * 50 * (seed < 4)) for seed in range(8)]
+    result = summary(records)
+    assert result["mean rank"]["50"] == {"arrl": 1.0, "gp": 2.0, "tpe": 3.0, "seeds": 8}
+    assert result["mean rank"]["100"] == {"arrl": 1.0, "tpe": 2.0, "seeds": 8}
+    assert result["trials to reach"]["tpe at 100"] == {"tpe": 1, "arrl": 1}
+    (row,) = [line for line in sampler_table(result).splitlines() if line.startswith("| gp ")]
+    assert "1.0000 ± 0.0000 (4 seeds)" in row
+
+
+def test_studies_shorter_than_any_checkpoint_make_a_table_all_the_same(toy_suite: None) -> None:
+    assert "| tpe | failure |" in sampler_table(summary([_record("tpe", 0, [1.0] * 10)]))
 
 
 def test_the_better_setting_is_chosen(toy_suite: None) -> None:
@@ -223,6 +242,40 @@ def test_the_better_setting_is_chosen(toy_suite: None) -> None:
     choice = best_settings(records)["tpe"]
     assert choice["setting"] == "worst"
     assert choice["scores"] == {"failure": 0.5, "worst": -0.5}
+
+
+def test_settings_are_shown_with_what_they_were_chosen_by() -> None:
+    chosen = {
+        "tpe": {"setting": "worst", "scores": {"failure": 0.5, "worst": -0.5}, "seeds": [1000]},
+        "random": {"setting": "failure", "scores": {"failure": 0.0}, "seeds": [1000]},
+    }
+    # Where there was nothing to choose from nothing is shown.
+    assert settings_table(chosen).splitlines()[2:] == [
+        "| tpe | failure: +0.50, **worst: -0.50** | 1 |"
+    ]
+
+
+def test_what_many_workers_lose_stands_beside_what_they_reach(toy_suite: None) -> None:
+    serial = [_record("tpe", seed, [1.0 + seed] * 50) for seed in range(2)]
+    parallel = [_record("tpe", seed, [1.25 + seed] * 50) for seed in range(2)]
+    table = loss_table({"4": summary(parallel)}, {"4": parallel_loss(serial, parallel)})
+    loss = "+0.2500 ± 0.0000"
+    assert table.splitlines()[2] == (
+        f"| 4 | tpe | 1.7500 | 1.7500 |  |  | {loss} | {loss} |  |  | 0 % |"
+    )
+
+
+def test_replayed_studies_stand_below_the_published_runs(toy_suite: None) -> None:
+    runs = [[0.5, 0.4, 0.3, 0.2], [0.7, 0.6, 0.5, 0.4]]
+    of_method = {"runs": runs, "crash share of the first 300": 0.125}
+    published = {"Random": of_method, "TPE": of_method, "CMA-ES": of_method}
+    records = [_record("tpe", seed, [0.55] * 25) for seed in range(2)]
+    lines = published_table(summary(records), published).splitlines()
+    assert lines[3] == (
+        "| TPE, published (2 runs, lowest to highest) | 0.6000 (0.5000 – 0.7000) "
+        "| 0.5000 (0.4000 – 0.6000) | 0.4000 (0.3000 – 0.5000) | 0.3000 (0.2000 – 0.4000) | 12 % |"
+    )
+    assert lines[4] == "| tpe, replay | 0.5500 ± 0.0000 |  |  |  | 0 % |"
 
 
 def test_the_loss_of_parallel_work_is_paired_by_seed() -> None:

@@ -9,6 +9,8 @@ import pytest
 
 from benchmarks._records import append
 from benchmarks.samplers.real import _study
+from benchmarks.samplers.real import draw
+from benchmarks.samplers.real import export
 from benchmarks.samplers.real import report
 
 
@@ -17,7 +19,9 @@ def _made_up(folder: Path, sampler: str, seed: int, gain: float) -> None:
     for value in (1.6, 8.0, 1.6 - gain, 1.7):  # the second crashed, the third is the best
         study.add_trial(
             optuna.trial.create_trial(
-                value=value, constraints={"arrl:ran": 1.0 if value == 8.0 else -1.0}
+                value=value,
+                constraints={"arrl:ran": 1.0 if value == 8.0 else -1.0},
+                user_attrs={"arrl:outcome": "crash" if value == 8.0 else "complete"},
             )
         )
     for k in range(2):
@@ -51,3 +55,24 @@ def test_studies_are_the_units_and_rivals_are_paired_by_seed(tmp_path: Path) -> 
 def test_a_study_that_goes_on_has_its_trials(tmp_path: Path) -> None:
     _made_up(tmp_path, "tpe", 0, 0.02)
     assert len(_study(tmp_path, "tpe", 0).trials) == 4
+
+
+def test_every_trial_is_kept_without_its_database(tmp_path: Path) -> None:
+    _made_up(tmp_path, "tpe", 0, 0.02)
+    _made_up(tmp_path, "tpe", 1, 0.03)
+    export(tmp_path, ["tpe"], range(2))
+    before = report(tmp_path, ["tpe"], range(2), reruns=2)
+    for path in tmp_path.glob("*.db"):
+        path.unlink()
+    assert report(tmp_path, ["tpe"], range(2), reruns=2) == before
+    (tmp_path / "trials.jsonl.gz").unlink()
+    assert not _study(tmp_path, "tpe", 0).trials
+
+
+def test_figure_of_studies_of_unequal_length(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    _made_up(tmp_path, "arrl", 0, 0.03)
+    _made_up(tmp_path, "arrl", 1, 0.03)
+    _study(tmp_path, "arrl", 1).add_trial(optuna.trial.create_trial(value=1.5))
+    draw(tmp_path, ["arrl"], range(2))
+    assert (tmp_path / "studies.png").read_bytes().startswith(b"\x89PNG")

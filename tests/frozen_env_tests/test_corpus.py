@@ -5,7 +5,6 @@ import lzma
 from pathlib import Path
 
 from hypothesis import given
-from hypothesis import settings
 from hypothesis import strategies as st
 import pytest
 
@@ -91,7 +90,6 @@ def test_vocabulary_has_the_size_asked_for(tokenizer: Tokenizer) -> None:
     assert tokenizer.separator == 264
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_tokens_carry_every_byte_of_any_text_once(tokenizer: Tokenizer, text: str) -> None:
     tokens = tokenizer.encode([text])

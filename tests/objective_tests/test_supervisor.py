@@ -120,9 +120,7 @@ def test_box_is_told_where_its_deadline_has_moved_to(start_box: StartBox) -> Non
     assert 25.0 <= float(report.log) < 50.0
 
 
-def test_time_that_a_box_does_not_have_is_not_counted(
-    start_box: StartBox, tmp_path: Path
-) -> None:
+def test_time_that_a_box_does_not_have_is_not_counted(start_box: StartBox, tmp_path: Path) -> None:
     idle = """
     signal.signal(signal.SIGALRM, lambda *_: None)
     signal.setitimer(signal.ITIMER_REAL, 2.0)

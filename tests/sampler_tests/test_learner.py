@@ -150,6 +150,32 @@ def test_on_sql_a_version_takes_what_has_ended(study: optuna.Study) -> None:
     assert store_of(study).load(2).consumed == (0, 5, 6, 7)
 
 
+def test_an_update_looks_at_the_latest_64_trials(
+    study: optuna.Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = optuna.create_study(sampler=ARRLSampler(seed=0, policy="acquisition"))
+    other.optimize(bowl, n_trials=70)
+    for trial in other.trials:
+        study.add_trial(trial)
+    study.sampler.learn(study)  # type: ignore[attr-defined]
+    made = store_of(study).load(1)
+    assert made.consumed == tuple(range(70))
+    assert made.statistics["left_out"]["too_old"] == 6
+    assert made.statistics["used"] == 64
+
+
+def test_elsewhere_another_batch_size_goes_on_behind_the_last_block() -> None:
+    study = optuna.create_study(sampler=ARRLSampler(seed=0))
+    study.optimize(bowl, n_trials=8)
+    own = learner_in_memory(batch_size=4)
+    own.advance(study.trials, study.direction, no_noise)
+    study.optimize(bowl, n_trials=2)
+    resumed = Learner(own.store, shipped_policy(None), batch_size=2)
+    resumed.advance(study.trials, study.direction, no_noise)
+    consumed = [record.consumed for record in own.store.records()]
+    assert consumed == [(), (0, 1, 2, 3), (4, 5, 6, 7), (8, 9)]
+
+
 def test_elsewhere_a_block_waits_for_its_trials_but_not_for_ever() -> None:
     study = optuna.create_study(sampler=ARRLSampler(seed=0))
     bowl(study.ask())
@@ -176,6 +202,12 @@ def test_learn_takes_the_rest_on_sql_only(study: optuna.Study) -> None:
     assert store_of(study).load(2).consumed == (4, 5, 6)
     sampler.learn(study)
     assert store_of(study).newest() == 2
+    # Of a single trial nothing can be learned yet: it waits for another.
+    for newest in (2, 3):
+        study.optimize(bowl, n_trials=1)
+        sampler.learn(study)
+        assert store_of(study).newest() == newest
+    assert store_of(study).load(3).consumed == (7, 8)
 
     memory = optuna.create_study(sampler=sampler)
     memory.optimize(bowl, n_trials=3)

@@ -266,7 +266,7 @@ def test_a_fit_is_a_function_of_the_history_alone() -> None:
     np.testing.assert_array_equal(acquisition(surrogate_of(*bowl(15)), query), first)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(unit=st.floats(1e-6, 1e6), origin=st.floats(-1e6, 1e6))
 def test_unit_and_origin_of_the_objective_make_no_difference(unit: float, origin: float) -> None:
     points, losses = bowl(8)

@@ -57,7 +57,7 @@ def test_rendering_the_defaults_gives_the_source(style):
     assert script.render({}) == script.render(script.defaults()) == SCRIPTS[style]
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60)
+@settings(suppress_health_check=[HealthCheck.too_slow], max_examples=60)
 @given(edits())
 def test_what_is_rendered_parses_back_to_the_same_values(edit):
     style, params = edit
@@ -225,7 +225,7 @@ def test_hash_of_broken_source_is_refused(source):
         normalised_hash(source)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=40)
+@settings(suppress_health_check=[HealthCheck.too_slow], max_examples=40)
 @given(edits(), edits())
 def test_edits_are_equal_exactly_when_their_values_are(one, other):
     style, params = one
@@ -278,7 +278,6 @@ def texts(draw):
 
 
 @settings(
-    deadline=None,
     max_examples=150,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -1,1 +1,1 @@
-"""How the shipped policy is made: random tasks, whole episodes on them, PPO over the episodes."""
+"""How a policy is made: random tasks, whole episodes on them, a search and PPO over these."""

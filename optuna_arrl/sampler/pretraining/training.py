@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from dataclasses import dataclass
 import io
+import json
 import math
 from pathlib import Path
 import pickle
@@ -52,8 +53,9 @@ from optuna_arrl.sampler.rewards import rewards
 from optuna_arrl.sampler.surrogate import Surrogate
 
 
-__all__ = ["Recipe", "Training"]
+__all__ = ["Recipe", "Training", "go_on", "train"]
 
+_CHECKPOINT_EVERY = 5  # iterations
 _AHEAD = 12  # trials that the critic looks ahead in the other studies of a task
 _CRITIC_FEATURES = 10
 
@@ -72,6 +74,7 @@ class Recipe:
         search_rate: Step size of the first of them.
         horizons: Trials of a study, from the first iterations to the last ones.
         learning_rate: Of PPO's first iteration; both rates fall linearly to a tenth.
+        forecast_coefficient: Weight of the likelihood of the outcomes in PPO's loss.
     """
 
     seed: int = 0
@@ -83,6 +86,7 @@ class Recipe:
     search_rate: float = 0.4
     horizons: tuple[int, ...] = (30, 60, 100)
     learning_rate: float = 3e-3
+    forecast_coefficient: float = PPOConfig.forecast_coefficient
 
     def progress(self, iteration: int) -> float:
         """Return how much of its stage, the warm-up or the rest, is done; in [0, 1)."""
@@ -104,6 +108,7 @@ class Recipe:
         return PPOConfig(
             clip_range=0.15,
             entropy_coefficient=0.003,
+            forecast_coefficient=self.forecast_coefficient,
             kl_coefficient=0.0,
             target_kl=0.05,
             epochs=2,
@@ -165,11 +170,17 @@ class Training:
     Args:
         recipe: What it is made of.
         device: Where it computes.
+        start: What it begins with and changes; default: a network that has learned nothing.
     """
 
-    def __init__(self, recipe: Recipe, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        device: torch.device | str = "cpu",
+        start: PolicyNetwork | None = None,
+    ) -> None:
         self.recipe, self.device = recipe, torch.device(device)
-        self.network = PolicyNetwork(recipe.seed).to(self.device)
+        self.network = (PolicyNetwork(recipe.seed) if start is None else start).to(self.device)
         self.critic = Critic(recipe.seed).to(self.device)
         self.optimizer = torch.optim.Adam(self.network.parameters(), betas=(0.9, 0.98))
         self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), lr=3e-3)
@@ -197,12 +208,20 @@ class Training:
             stored = torch.load(checkpoint, self.device, weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
             raise ValueError(f"{checkpoint} is damaged: delete it to begin again.") from error
+        if not isinstance(stored, dict) or stored.keys() != {"recipe", "at", "state"}:
+            raise ValueError(f"{checkpoint} is no checkpoint of a training: take another folder.")
         if stored["recipe"] != asdict(self.recipe):
             raise ValueError(
                 f"{checkpoint} is of another recipe, {stored['recipe']}: take another folder."
             )
-        for part, state in zip(self._parts(), stored["state"], strict=True):
-            part.load_state_dict(state)
+        try:
+            for part, state in zip(self._parts(), stored["state"], strict=True):
+                part.load_state_dict(state)
+        except (RuntimeError, ValueError) as error:  # other names or shapes
+            raise ValueError(
+                f"{checkpoint} is of another release, whose network has other weights: "
+                "take another folder."
+            ) from error
         self.iteration = stored["at"]
 
     def _parts(self) -> tuple[Any, ...]:
@@ -325,6 +344,46 @@ class Training:
             self.critic_optimizer.zero_grad()
             loss.backward()
             self.critic_optimizer.step()
+
+
+def go_on(training: Training, checkpoint: Path, log: Path) -> None:
+    """Bring a training to where its files are; without any it stays where it is.
+
+    Args:
+        training: One that has not begun.
+        checkpoint, log: Files of :func:`train`.
+
+    Raises:
+        ValueError: When the checkpoint is none, or one of another recipe.
+    """
+    if checkpoint.exists():
+        training.resume(checkpoint)
+        lines = log.read_text().splitlines(keepends=True) if log.exists() else []
+        log.write_text("".join(lines[: training.iteration]))
+    else:
+        log.unlink(missing_ok=True)
+
+
+def train(training: Training, checkpoint: Path, log: Path) -> Iterator[dict[str, Any]]:
+    """Run a training to its end, so that it can be gone on with at any time.
+
+    Args:
+        training: Any.
+        checkpoint: File that is replaced every few iterations.
+        log: File that gets a line of JSON an iteration.
+
+    Yields:
+        The figures of each iteration.
+    """
+    for figures in training:
+        with log.open("a") as file:
+            file.write(json.dumps(figures) + "\n")
+        ended = training.iteration == training.recipe.iterations
+        if ended or training.iteration % _CHECKPOINT_EVERY == 0:
+            partial = checkpoint.with_suffix(".part")
+            partial.write_bytes(training.checkpoint())
+            partial.replace(checkpoint)
+        yield figures
 
 
 def _critic_features(tasks: Tasks, played: Episodes, repeats: int) -> Tensor:

@@ -1,0 +1,187 @@
+"""The policy's rivals that have to be trained: PPO before the study, whole and without a part.
+
+    python -m benchmarks.retraining runs/retrained whole imitation names trials process forecast
+    python -m benchmarks.ablations run runs/ablations.jsonl --retrained runs/retrained
+
+All begin with the shipped policy, which has learned how much to explore, and take the recipe of
+PPO in `arrl pretrain`: its horizons, candidates, rates, and the same number of studies. What a
+part tells is hidden while the network learns and while it is judged. Interrupted, the same line
+goes on (imitation begins again).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from collections.abc import Iterable
+from dataclasses import dataclass
+from dataclasses import replace
+import hashlib
+import json
+from pathlib import Path
+
+from safetensors.torch import load_file
+from safetensors.torch import save_file
+import torch
+from torch import Tensor
+
+from benchmarks.imitation import imitate
+from optuna_arrl.sampler.learner import shipped_policy
+from optuna_arrl.sampler.policy import FEATURES
+from optuna_arrl.sampler.policy import PolicyInput
+from optuna_arrl.sampler.policy import PolicyNetwork
+from optuna_arrl.sampler.policy import PolicyOutput
+from optuna_arrl.sampler.policy import SLOT_FEATURES
+from optuna_arrl.sampler.pretraining.training import go_on
+from optuna_arrl.sampler.pretraining.training import Recipe
+from optuna_arrl.sampler.pretraining.training import train
+from optuna_arrl.sampler.pretraining.training import Training
+
+
+__all__ = ["VARIANTS", "Partial", "retrain", "retrained"]
+
+_NO_SCALE = -50.0  # of the acquisition, as a logarithm: it has no say and gets no gradient
+
+# What the Gaussian processes tell of a candidate, a state and a slot. Distances to trials are in
+# their lengthscales too.
+_OF_PROCESSES = (
+    *("acquisition", "acquisition_rank", "improvement", "mean", "log_sd", "log_runs"),
+    *("log_nearest", "nearest_loss", "nearest_failed", "log_nearest_failure", "log_incumbent"),
+    *("stiffness", "log_lengthscale", "log_noise", "best_acquisition"),
+)
+_SLOPES = ("slope", "slope_known", "stiffness")
+
+
+class Partial(PolicyNetwork):
+    """A policy network that does not see all of a state.
+
+    Args:
+        change: What it sees of it.
+    """
+
+    def __init__(self, change: Callable[[PolicyInput], PolicyInput]) -> None:
+        super().__init__()
+        self._change = change
+
+    def forward(self, inputs: PolicyInput) -> PolicyOutput:
+        return super().forward(self._change(inputs))
+
+
+def _everything(state: PolicyInput) -> PolicyInput:
+    return state
+
+
+def _without_names(state: PolicyInput) -> PolicyInput:
+    slots = state.slots.clone()
+    slots[..., [i for i, name in enumerate(SLOT_FEATURES) if name.startswith("family_")]] = 0.0
+    slots[..., SLOT_FEATURES.index("family_unknown")] = 1.0
+    return replace(state, slots=slots * state.slot_mask[..., None])
+
+
+def _without_trials(state: PolicyInput) -> PolicyInput:
+    return replace(state, trial_mask=torch.zeros_like(state.trial_mask))
+
+
+def _without_processes(state: PolicyInput) -> PolicyInput:
+    def blank(part: Tensor, names: tuple[str, ...], hidden: Iterable[str]) -> Tensor:
+        part = part.clone()
+        part[..., [names.index(name) for name in hidden]] = 0.0
+        return part
+
+    return replace(
+        state,
+        features=blank(state.features, FEATURES, _OF_PROCESSES),
+        slots=blank(state.slots, SLOT_FEATURES, _SLOPES),
+        forecast=torch.zeros_like(state.forecast),
+        doubt=torch.zeros_like(state.doubt),
+        distances=torch.zeros_like(state.distances),
+    )
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is trained.
+
+    Attributes:
+        label: Its name in tables.
+        change: What it sees of a state.
+        forecast_coefficient: Weight of the likelihood of outcomes.
+        acquisition: Whether the acquisition is part of its logits.
+    """
+
+    label: str
+    change: Callable[[PolicyInput], PolicyInput] = _everything
+    forecast_coefficient: float = Recipe.forecast_coefficient
+    acquisition: bool = True
+
+
+VARIANTS = {
+    "whole": Variant("PPO before the study"),
+    "imitation": Variant("imitation only"),
+    "names": Variant("PPO before the study, no names", _without_names),
+    "trials": Variant("PPO before the study, no trial tokens", _without_trials),
+    "process": Variant(
+        "PPO before the study, no Gaussian process", _without_processes, acquisition=False
+    ),
+    "forecast": Variant("PPO before the study, no forecast", forecast_coefficient=0.0),
+}
+"""Name → what is trained; file names in the folder."""
+
+
+def _begin(variant: Variant) -> PolicyNetwork:
+    network = Partial(variant.change)
+    network.load_state_dict(shipped_policy(None).network.state_dict())
+    if not variant.acquisition:
+        with torch.no_grad():
+            network.log_scale.fill_(_NO_SCALE)
+    return network
+
+
+def retrain(name: str, folder: Path, recipe: Recipe) -> None:
+    """Train a variant and write ``FOLDER/NAME.safetensors``."""
+    variant = VARIANTS[name]
+    network = _begin(variant)
+    if name == "imitation":
+        network = imitate(recipe, network)
+    else:
+        recipe = replace(recipe, forecast_coefficient=variant.forecast_coefficient)
+        training = Training(recipe, start=network)
+        files = folder / f"{name}.pt", folder / f"{name}.jsonl"
+        go_on(training, *files)
+        for figures in train(training, *files):
+            print(name, json.dumps(figures), flush=True)
+    weights = {part: weight.contiguous() for part, weight in network.state_dict().items()}
+    save_file(weights, folder / f"{name}.safetensors")
+
+
+def retrained(folder: Path | None) -> dict[str, tuple[str, PolicyNetwork]]:
+    """Return what a folder holds: label → digest of the weights and network."""
+    found: dict[str, tuple[str, PolicyNetwork]] = {}
+    for name, variant in VARIANTS.items():
+        path = None if folder is None else folder / f"{name}.safetensors"
+        if path is not None and path.exists():
+            network = Partial(variant.change)
+            network.load_state_dict(load_file(path))
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+            found[variant.label] = (digest, network.eval().requires_grad_(False))
+    return found
+
+
+def main() -> None:
+    """Parse the command line and do as it says."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("variants", nargs="+", choices=VARIANTS)
+    parser.add_argument("--iterations", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    args.folder.mkdir(parents=True, exist_ok=True)
+    for name in args.variants:
+        retrain(name, args.folder, Recipe(seed=args.seed, iterations=args.iterations, warm_up=0))
+
+
+if __name__ == "__main__":
+    main()

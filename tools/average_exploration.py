@@ -1,0 +1,46 @@
+"""Make the shipped weights from searches of several seeds.
+
+    arrl pretrain runs/0 --iterations 150 --seed 0   # … 3; of commit fbe560b, where all 150 search
+    python tools/average_exploration.py OUT runs/0/policy.safetensors … runs/3/policy.safetensors
+
+How much to explore is the mean of what the searches found: each is noise to a good part. All else
+(value and forecast) is that of the shipped weights; weights/recipe.json says where it came from.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from safetensors.torch import load_file
+from safetensors.torch import save_file
+import torch
+
+from optuna_arrl.sampler.learner import shipped_policy
+
+
+_EXPLORATION = "exploration.weight"
+
+
+def main() -> None:
+    """Parse the command line and do as it says."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("out", type=Path)
+    parser.add_argument("searched", type=Path, nargs="+")
+    args = parser.parse_args()
+    weights = {
+        name: weight.contiguous()
+        for name, weight in shipped_policy(None).network.state_dict().items()
+    }
+    found = torch.stack([load_file(path)[_EXPLORATION] for path in args.searched])
+    weights[_EXPLORATION] = found.mean(0)
+    save_file(weights, args.out)
+    if len(found) > 1:
+        errors = found.std(0) / len(found) ** 0.5
+        print("means:", found.mean(0), "in standard errors:", found.mean(0) / errors, sep="\n")
+
+
+if __name__ == "__main__":
+    main()
