@@ -116,6 +116,9 @@ class Action:
         unseen:
             Ranges [first, last] of trial numbers below this trial's that had not finished. Every
             other number below was finished and seen.
+        pending:
+            Ranges [first, last] of those among the unseen whose edits were known: they count as if
+            they had come to what was expected of them.
         generator:
             Version of the code that draws candidates.
         candidates:
@@ -134,6 +137,7 @@ class Action:
     policy_version: int
     seed: int
     unseen: tuple[tuple[int, int], ...]
+    pending: tuple[tuple[int, int], ...] = ()
     generator: int
     candidates: str
     space: str
@@ -141,7 +145,8 @@ class Action:
     def encode(self) -> dict[str, Any]:
         """Return the JSON value to store under :data:`ACTION_KEY`, at most 4 kB as text."""
         encoded = asdict(self)
-        encoded["unseen"] = [list(pair) for pair in self.unseen]
+        for name in ("unseen", "pending"):
+            encoded[name] = [list(pair) for pair in getattr(self, name)]
         if self.edit is not None:
             encoded["edit"] = {name: _json_value(value) for name, value in self.edit.items()}
         if len(json.dumps(encoded)) > MAX_ACTION_BYTES:
@@ -156,9 +161,13 @@ class Action:
             None when the trial has none, or one that this version of the package does not know.
         """
         encoded = system_attrs.get(ACTION_KEY)
-        if not isinstance(encoded, dict) or encoded.keys() != {f.name for f in fields(cls)}:
+        if not isinstance(encoded, dict):
             return None
-        return cls(**{**encoded, "unseen": tuple((a, b) for a, b in encoded["unseen"])})
+        encoded = {"pending": [], **encoded}  # older ones have none
+        if encoded.keys() != {f.name for f in fields(cls)}:
+            return None
+        ranges = {name: tuple((a, b) for a, b in encoded[name]) for name in ("unseen", "pending")}
+        return cls(**{**encoded, **ranges})
 
 
 def to_ranges(numbers: Iterable[int]) -> list[list[int]]:

@@ -45,6 +45,7 @@ def action(**changes: object) -> Action:
         "policy_version": 2,
         "seed": 4294967295,
         "unseen": ((1, 1), (4, 6)),
+        "pending": ((1, 1), (5, 6)),
         "generator": 1,
         "candidates": "0123456789abcdef",
         "space": "fedcba9876543210",
@@ -73,6 +74,8 @@ def trial(
 def test_action_survives_json_bit_for_bit() -> None:
     encoded = json.loads(json.dumps(action().encode()))
     assert Action.decode({ACTION_KEY: encoded}) == action()
+    del encoded["pending"]  # as it was stored before there were any
+    assert Action.decode({ACTION_KEY: encoded}) == action(pending=())
 
 
 def test_action_never_exceeds_4_kb() -> None:

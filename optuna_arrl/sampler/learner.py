@@ -41,6 +41,7 @@ from optuna_arrl.sampler.ppo import PPOConfig
 from optuna_arrl.sampler.proposers import GENERATOR_VERSION
 from optuna_arrl.sampler.state import is_same
 from optuna_arrl.sampler.state import one_thread
+from optuna_arrl.sampler.state import pending_edits
 from optuna_arrl.sampler.state import search_space
 from optuna_arrl.sampler.state import seen_trials
 from optuna_arrl.sampler.state import Situation
@@ -412,7 +413,8 @@ def _step(
     distributions = search_space(seen)
     if not distributions or not all(t.state.is_finished() for t in seen):
         return "other_space"
-    situation = situation_of(seen, distributions, direction, action.seed, trial.number)
+    pending = pending_edits(trials, action.pending)
+    situation = situation_of(seen, distributions, direction, action.seed, trial.number, pending)
     if situation.space.digest() != action.space:
         return "other_space"
     if situation.candidates.digest() != action.candidates:

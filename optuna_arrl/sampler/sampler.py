@@ -19,6 +19,8 @@ from optuna_arrl.policy_store import study_key
 from optuna_arrl.sampler.space import Space
 from optuna_arrl.sampler.state import draws
 from optuna_arrl.sampler.state import is_same
+from optuna_arrl.sampler.state import pending_edits
+from optuna_arrl.sampler.state import pending_ranges
 from optuna_arrl.sampler.state import search_space as union_search_space
 from optuna_arrl.sampler.state import seen_trials
 from optuna_arrl.sampler.state import situation_of
@@ -207,6 +209,7 @@ class ARRLSampler(BaseSampler):
 
         trials = _all_trials(study)
         unseen = unseen_ranges(trials, trial.number)
+        pending = pending_ranges(trials, trial.number)
         seed = self._seed_for(study)
         situation = situation_of(
             seen_trials(trials, trial.number, unseen),
@@ -214,6 +217,7 @@ class ARRLSampler(BaseSampler):
             study.direction,
             seed,
             trial.number,
+            pending_edits(trials, pending),
         )
         policy = self._policy_for(study)
         log_probs, value = policy.judge(situation)
@@ -236,6 +240,7 @@ class ARRLSampler(BaseSampler):
                     policy_version=policy.version,
                     seed=seed,
                     unseen=unseen,
+                    pending=pending,
                     generator=GENERATOR_VERSION,
                     candidates=situation.candidates.digest(),
                     space=situation.space.digest(),

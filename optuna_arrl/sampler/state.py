@@ -22,6 +22,8 @@ from optuna.distributions import IntDistribution
 from optuna_arrl.sampler.space import Array
 from optuna_arrl.sampler.space import Space
 from optuna_arrl.trajectory import Action
+from optuna_arrl.trajectory import FIXED_PARAMS_KEY
+from optuna_arrl.trajectory import from_ranges
 from optuna_arrl.trajectory import observe
 from optuna_arrl.trajectory import to_ranges
 
@@ -46,6 +48,8 @@ __all__ = [
     "draws",
     "is_same",
     "one_thread",
+    "pending_edits",
+    "pending_ranges",
     "search_space",
     "seen_trials",
     "situation_of",
@@ -59,6 +63,8 @@ _RECENT_TRIALS = 100
 _MOVING_RANGES = 3
 # An action holds at most so many ranges of unseen trials (it must stay below 4 kB).
 _MAX_UNSEEN_RANGES = 60
+_MAX_PENDING_RANGES = 30
+_MAX_PENDING_AGE = 128  # trials
 # Every stream of random numbers of a trial has its own key, so that none repeats another.
 _CANDIDATES_STREAM = 0
 
@@ -69,10 +75,11 @@ class Situation:
 
     Attributes:
         space: The search space.
-        trials: The trials of the history, in its order.
-        history: What the finished trials teach, a batch of one.
+        trials: The finished trials of the history, in its order.
+        history: What the finished trials teach, and after them the trials under way, at what is
+            expected of them; a batch of one.
         candidates: The edits to choose from.
-        surrogate: Fitted to the history.
+        surrogate: Of the history, fitted to the finished trials.
     """
 
     space: Space
@@ -150,6 +157,53 @@ def seen_trials(
     return sorted(seen, key=lambda trial: trial.number)
 
 
+def pending_ranges(trials: Sequence[FrozenTrial], number: int) -> tuple[tuple[int, int], ...]:
+    """Return the unfinished trials below `number` whose edits are known.
+
+    A trial that 128 others were started after is taken for dead, and its edit forgotten.
+
+    Args:
+        trials: All trials of the study.
+        number: The number of the trial to sample.
+
+    Returns:
+        Ranges [first, last] in ascending order, the latest 30.
+    """
+    by_number = {trial.number: trial for trial in trials}
+    known = to_ranges(
+        n
+        for n in range(max(number - _MAX_PENDING_AGE, 0), number)
+        if n in by_number
+        and not by_number[n].state.is_finished()
+        and _edit_of(by_number[n], by_number) is not None
+    )
+    return tuple((first, last) for first, last in known[-_MAX_PENDING_RANGES:])
+
+
+def pending_edits(
+    trials: Sequence[FrozenTrial], pending: Sequence[tuple[int, int]]
+) -> list[Mapping[str, Any]]:
+    """Return the parameter values that pending trials were started with, in order of number.
+
+    They are those that were drawn or enqueued: what a trial has asked for so far is a matter of
+    the moment, and no state could be made again from it.
+    """
+    by_number = {trial.number: trial for trial in trials}
+    edits = [_edit_of(by_number[n], by_number) for n in from_ranges(pending) if n in by_number]
+    return [edit for edit in edits if edit is not None]
+
+
+def _edit_of(trial: FrozenTrial, by_number: Mapping[int, FrozenTrial]) -> Mapping[str, Any] | None:
+    action = Action.decode(trial.system_attrs)
+    if action is None:
+        enqueued = trial.system_attrs.get(FIXED_PARAMS_KEY)
+        return enqueued if isinstance(enqueued, dict) and enqueued else None
+    parent = None if action.parent is None else by_number.get(action.parent)
+    if action.edit is None or (parent is None) != (action.parent is None):
+        return None
+    return {**({} if parent is None else parent.params), **action.edit}
+
+
 def search_space(trials: Sequence[FrozenTrial]) -> dict[str, BaseDistribution]:
     """Return the union of the latest distributions of all parameters of recent trials.
 
@@ -202,6 +256,7 @@ def situation_of(
     direction: StudyDirection,
     seed: int,
     number: int,
+    pending: Sequence[Mapping[str, Any]] = (),
 ) -> Situation:
     """Return the state in which trial `number` is sampled. A pure function of its arguments.
 
@@ -211,16 +266,42 @@ def situation_of(
         direction: Of the study.
         seed: The sampler's seed.
         number: The number of the trial to sample.
+        pending: Parameter values of trials under way. They count once a trial ran.
     """
     from optuna_arrl.sampler.proposers import propose  # imports torch
+    from optuna_arrl.sampler.surrogate import believe
     from optuna_arrl.sampler.surrogate import Surrogate
 
     space = Space(distributions)
     history, trials = build_history(space, seen, direction)
+    running = _running(space, history, pending)
     with one_thread():
         generator = _torch_generator(draws(seed, number, _CANDIDATES_STREAM))
-        candidates = propose(history, generator)
-        return Situation(space, trials, history, candidates, Surrogate(history))
+        candidates = propose(history, generator, running=running)
+        surrogate = Surrogate(history)
+        if running is not None:
+            history = believe(history, surrogate, running)
+            surrogate = Surrogate(history, surrogate.theta)
+        return Situation(space, trials, history, candidates, surrogate)
+
+
+def _running(
+    space: Space, history: History, pending: Sequence[Mapping[str, Any]]
+) -> torch.Tensor | None:
+    """Return the points (1, r, D) of trials under way, None where there are none to count."""
+    import torch
+
+    if not pending or not history.ran.any():
+        return None
+    points = space.encode_all(pending)
+    present = np.array([[name in params for name in space.names] for params in pending], bool)
+    points = points[~(present & np.isnan(points)).any(axis=1)]
+    if not len(points):
+        return None
+    # What they lack is filled in as for the finished trials.
+    known = history.points[0].numpy()
+    filled = _impute(space, np.concatenate([known, space.snap(points)]))
+    return torch.from_numpy(filled[len(known) :])[None]
 
 
 def _torch_generator(rng: np.random.Generator) -> torch.Generator:

@@ -457,6 +457,31 @@ class Surrogate:
         return _clipped(self.warp, losses, torch.ones_like(losses, dtype=torch.bool))
 
 
+def believe(history: History, surrogate: Surrogate, points: Tensor) -> History:
+    """Return histories in which edits under way have come to what is expected of them.
+
+    What is tried already is then no longer unknown, so that several workers spread out
+    ("kriging believer", Ginsbourger, Le Riche, Carraro, 2010). No edit is believed to beat the
+    best trial: what is to be beaten was measured.
+
+    Args:
+        history: B studies, in each of which a trial ran.
+        surrogate: Fitted to them.
+        points: (B, r, D) legal points.
+    """
+    best = torch.where(history.ran, history.losses, math.inf).amin(1, keepdim=True)
+    expected = surrogate.warp.inverse(surrogate.predict(points).mean.double())
+    losses = torch.where(surrogate.warp.defined, expected.maximum(best), best)
+    nobody = torch.full(points.shape[:2], -1, device=points.device)
+    longer = {
+        "points": torch.cat([history.points, points], 1),
+        "losses": torch.cat([history.losses, losses], 1),
+        "ran": torch.cat([history.ran, torch.ones_like(nobody, dtype=torch.bool)], 1),
+        "parents": torch.cat([history.parents, nobody], 1),
+    }
+    return History(history.cube, **longer)
+
+
 def log_acquisition(
     best: Tensor,
     mean: Tensor,

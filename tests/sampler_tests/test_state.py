@@ -24,12 +24,15 @@ from optuna_arrl.sampler.space import Space
 from optuna_arrl.sampler.state import build_history
 from optuna_arrl.sampler.state import draws
 from optuna_arrl.sampler.state import one_thread
+from optuna_arrl.sampler.state import pending_edits
+from optuna_arrl.sampler.state import pending_ranges
 from optuna_arrl.sampler.state import search_space
 from optuna_arrl.sampler.state import seen_trials
 from optuna_arrl.sampler.state import situation_of
 from optuna_arrl.sampler.state import unseen_ranges
 from optuna_arrl.trajectory import Action
 from optuna_arrl.trajectory import ACTION_KEY
+from optuna_arrl.trajectory import FIXED_PARAMS_KEY
 
 
 X = FloatDistribution(0, 1)
@@ -80,6 +83,17 @@ def test_of_many_unseen_trials_those_are_joined_that_have_the_fewest_between_the
     assert set(numbers) >= {n for n in range(800) if n % 100 < 80 or n % 100 == 99}
     assert numbers[-12:] == [778, 779, *range(781, 800, 2)]
     assert len(numbers) == 80 + 7 * 81 + 52 + 1
+
+
+def test_a_trial_that_128_others_were_started_after_is_taken_for_dead() -> None:
+    trials = [trial(number) for number in range(200)]
+    for number in (50, 90, 91, 150):
+        trials[number] = trial(number, state=TrialState.RUNNING)
+        trials[number].system_attrs[FIXED_PARAMS_KEY] = {"x": 0.25}
+    trials[91].system_attrs.clear()  # its edit is not known
+    assert pending_ranges(trials, 200) == ((90, 90), (150, 150))
+    assert pending_edits(trials, ((90, 90), (150, 150))) == [{"x": 0.25}] * 2
+    assert pending_ranges(trials, 90) == ((50, 50),)
 
 
 def test_a_range_that_follows_the_trial_holds_all_recent_ones() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from dataclasses import fields
+from dataclasses import replace
 import hashlib
 
 import torch
@@ -89,17 +90,24 @@ class Candidates:
         return hashlib.sha256(repr(masked.shape).encode() + masked.tobytes()).hexdigest()[:16]
 
 
-def propose(history: History, generator: torch.Generator, count: int = 256) -> Candidates:
+def propose(
+    history: History,
+    generator: torch.Generator,
+    count: int = 256,
+    *,
+    running: Tensor | None = None,
+) -> Candidates:
     """Return `count` candidates a study, a pure function of the arguments.
 
     Points tried before are not legal while any other point is; then repeats are allowed. In a
-    finite space every untried point is a legal candidate with positive probability, in a
-    continuous one every region of positive volume.
+    finite space every point that is neither tried nor running is a legal candidate with positive
+    probability, in a continuous one every region of positive volume.
 
     Args:
         history: The finished trials that may be known.
         generator: The only source of randomness.
         count: Candidates a study, at least 1; in small spaces few of them are legal.
+        running: (B, r, D) points of trials under way, legal only where nothing else is.
     """
     numbers = [round(count * family.share) for family in _FAMILIES]
     numbers[_GLOBAL] = min(max(numbers[_GLOBAL], 1), count)
@@ -119,7 +127,12 @@ def propose(history: History, generator: torch.Generator, count: int = 256) -> C
         candidates.parents[row] = -1
         candidates.kinds[row] = _GLOBAL
         candidates.legal[row, : len(untried)] = True
-    return candidates
+    if running is None:
+        return candidates
+    keys, theirs = (history.cube.keys(points) for points in (candidates.points, running))
+    others = candidates.legal & ~(keys[:, :, None] == theirs[:, None]).any(2)
+    legal = torch.where(others.any(1, keepdim=True), others, candidates.legal)
+    return replace(candidates, legal=legal)
 
 
 def _draw(
