@@ -173,7 +173,7 @@ def report(folder: Path, samplers: list[str], seeds: Iterable[int], reruns: int)
 def export(folder: Path, samplers: list[str], seeds: Iterable[int]) -> None:
     """Write the studies' trials to a file from which :func:`report` and all others can go on.
 
-    ``trials.jsonl.gz`` holds a line a study, a fiftieth of its database. A study that has no
+    ``trials.jsonl.gz`` holds a line a study, far smaller than its database. A study that has no
     database in the folder is taken from there.
     """
     kept = {
