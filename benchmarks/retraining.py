@@ -32,6 +32,7 @@ from optuna_arrl.sampler.policy import PolicyInput
 from optuna_arrl.sampler.policy import PolicyNetwork
 from optuna_arrl.sampler.policy import PolicyOutput
 from optuna_arrl.sampler.policy import SLOT_FEATURES
+from optuna_arrl.sampler.policy import TRIAL_FEATURES
 from optuna_arrl.sampler.pretraining.training import go_on
 from optuna_arrl.sampler.pretraining.training import Recipe
 from optuna_arrl.sampler.pretraining.training import train
@@ -92,6 +93,7 @@ def _without_processes(state: PolicyInput) -> PolicyInput:
         state,
         features=blank(state.features, FEATURES, _OF_PROCESSES),
         slots=blank(state.slots, SLOT_FEATURES, _SLOPES),
+        trials=blank(state.trials, TRIAL_FEATURES, ("log_incumbent",)),
         forecast=torch.zeros_like(state.forecast),
         doubt=torch.zeros_like(state.doubt),
         distances=torch.zeros_like(state.distances),

@@ -16,6 +16,7 @@ from optuna_arrl.sampler.history import History
 from optuna_arrl.sampler.policy import policy_input
 from optuna_arrl.sampler.policy import PolicyInput
 from optuna_arrl.sampler.policy import SLOT_FEATURES
+from optuna_arrl.sampler.policy import TRIAL_FEATURES
 from optuna_arrl.sampler.pretraining.episodes import play
 from optuna_arrl.sampler.pretraining.surfaces import SurfaceTasks
 from optuna_arrl.sampler.pretraining.training import Recipe
@@ -47,7 +48,10 @@ def _changed(state: PolicyInput, part: str) -> PolicyInput:
         return replace(state, slots=slots)
     if part == "trials":
         return replace(state, trials=state.trials + 1.0)
-    return replace(state, forecast=state.forecast - 0.5, distances=state.distances * 2.0)
+    trials = state.trials.clone()
+    trials[..., TRIAL_FEATURES.index("log_incumbent")] += 1.0
+    distances = state.distances * 2.0
+    return replace(state, forecast=state.forecast - 0.5, distances=distances, trials=trials)
 
 
 @pytest.mark.parametrize("part", ["names", "trials", "process"])
