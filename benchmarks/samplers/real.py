@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 import gzip
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -128,13 +129,16 @@ def rerun_best(folder: Path, sampler: str, seed: int, reruns: int, records: Path
 
 
 def report(folder: Path, samplers: list[str], seeds: Iterable[int], reruns: int) -> dict[str, Any]:
-    """Return the figures: studies are the units, and rivals are paired by seed."""
+    """Return the figures: studies are the units, and rivals are paired by seed.
+
+    Each study has an interval over its own reruns beside; half widths of a single value are null.
+    """
     records = load(folder / "reruns.jsonl")
     gains: dict[str, np.ndarray[Any, Any]] = {}
     result: dict[str, Any] = {"reruns of each best": reruns}
     for sampler in samplers:
         studies = [_study(folder, sampler, seed) for seed in seeds]
-        differences = []
+        differences, spreads = [], []
         for study in studies:
             winner = best(study).number
             of_study = [
@@ -142,15 +146,18 @@ def report(folder: Path, samplers: list[str], seeds: Iterable[int], reruns: int)
                 for r in records
                 if (r["study"], r["trial"]) == (study.study_name, winner)
             ][:reruns]
-            differences.append(float(np.mean(of_study)))
+            mean, half = mean_interval(of_study)
+            differences.append(mean)
+            spreads.append(_rounded(half))
         gains[sampler] = np.array(differences)
         mean, half = mean_interval(differences)
         kept = [_completed(study) for study in studies]
         result[sampler] = {
             "trials, by study": [len(part) for part in kept],
             "best - baseline on fresh seeds, by study": np.round(differences, 5).tolist(),
+            "95 % interval over reruns, half, by study": spreads,
             "mean": round(mean, 5),
-            "95 % interval, half": round(half, 5),
+            "95 % interval, half": _rounded(half),
             "p below the baseline": one_sided_wilcoxon(gains[sampler], np.zeros(len(studies))),
             "crash share": round(
                 float(np.mean([t.values[0] >= FAILURE_BPB for part in kept for t in part])), 4
@@ -168,6 +175,10 @@ def report(folder: Path, samplers: list[str], seeds: Iterable[int], reruns: int)
         for ours in samplers
     }
     return result
+
+
+def _rounded(half: float) -> float | None:
+    return round(half, 5) if math.isfinite(half) else None
 
 
 def export(folder: Path, samplers: list[str], seeds: Iterable[int]) -> None:

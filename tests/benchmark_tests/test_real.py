@@ -46,10 +46,19 @@ def test_studies_are_the_units_and_rivals_are_paired_by_seed(tmp_path: Path) -> 
         [-0.030, -0.031, -0.032, -0.033, -0.034]
     )
     assert result["arrl"]["crash share"] == 0.25
+    # Two reruns .002 apart: a standard error of .001, and a quantile of Student's t of 12.706.
+    assert result["arrl"]["95 % interval over reruns, half, by study"] == [0.01271] * 5
     # Five of five signs: one pattern in 2^5.
     assert result["tpe"]["p below the baseline"] == pytest.approx(1 / 32)
     assert result["p that the first is below the second"]["arrl"]["tpe"] == pytest.approx(1 / 32)
     assert result["p that the first is below the second"]["tpe"]["arrl"] == pytest.approx(1.0)
+
+
+def test_a_single_study_has_the_interval_of_its_reruns_alone(tmp_path: Path) -> None:
+    _made_up(tmp_path, "arrl", 0, 0.03)
+    result = report(tmp_path, ["arrl"], range(1), reruns=2)
+    assert result["arrl"]["95 % interval, half"] is None
+    assert result["arrl"]["95 % interval over reruns, half, by study"] == [0.01271]
 
 
 def test_a_study_that_goes_on_has_its_trials(tmp_path: Path) -> None:
