@@ -7,6 +7,7 @@ stopped. Several may: of two that make the same version, the store takes the fir
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -254,8 +255,10 @@ class Learner:
         if not self._learns:
             return
         replayed = 0
-        while (numbers := self._next_batch(trials, remainder)) is not None:
-            used = self._make_version(trials, numbers, direction, noise())
+        finished = [trial for trial in trials if trial.state.is_finished()]
+        ended = {t.number: t for t in sorted(finished, key=lambda trial: trial.number)}
+        while (numbers := self._next_batch(list(ended), remainder)) is not None:
+            used = self._make_version(trials, ended, numbers, direction, noise())
             replayed += begun and used > 0
         if replayed and isinstance(self.store, MemoryPolicyStore):
             _logger.warning(
@@ -264,35 +267,48 @@ class Learner:
                 "folder, it is kept."
             )
 
-    def _next_batch(self, trials: Sequence[FrozenTrial], remainder: bool) -> Sequence[int] | None:
-        """Return the numbers of the trials that the next version consumes; None: too few."""
-        ended = sorted(trial.number for trial in trials if trial.state.is_finished())
+    def _next_batch(self, ended: Sequence[int], remainder: bool) -> Sequence[int] | None:
+        """Return the numbers of the trials that the next version consumes; None: too few.
+
+        Args:
+            ended: Numbers of all finished trials, in ascending order.
+            remainder: See :meth:`advance`.
+        """
         if isinstance(self.store, SqlPolicyStore):
             due = [number for number in ended if number not in self._consumed]
             return due if len(due) >= (_MIN_STEPS if remainder else self._batch_size) else None
         # Duplicates cannot tell each other what they took, so everybody takes the same block.
         first = 1 + max(self._consumed, default=-1)
         block = range(first, first + self._batch_size)
-        later = [number for number in ended if number >= block.stop]
-        if set(block) <= set(ended) or len(later) >= _PATIENCE_BLOCKS * self._batch_size:
+        before, within = bisect_left(ended, block.start), bisect_left(ended, block.stop)
+        complete = within - before == self._batch_size
+        if complete or len(ended) - within >= _PATIENCE_BLOCKS * self._batch_size:
             return block
         return None
 
     def _make_version(
         self,
         trials: Sequence[FrozenTrial],
+        ended: Mapping[int, FrozenTrial],
         numbers: Sequence[int],
         direction: StudyDirection,
         noise: float,
     ) -> int:
         """Learn from the trials of a batch and append the version, or load the winner's.
 
+        Args:
+            trials: All of the study.
+            ended: The finished ones by number, in ascending order.
+            numbers: The batch's, in ascending order.
+            direction: Of the study.
+            noise: See :meth:`advance`.
+
         Returns:
             How many of the trials were learned from.
         """
         version = self._policy.version + 1
         weights, optimiser = self._policy.weights, self._policy.optimiser
-        steps, statistics = self._steps(trials, numbers, direction, noise)
+        steps, statistics = self._steps(trials, ended, numbers, direction, noise)
         if len(steps) >= _MIN_STEPS:
             try:
                 last_value = self._value_after(trials, numbers[-1], steps[-1].action, direction)
@@ -324,24 +340,31 @@ class Learner:
     def _steps(
         self,
         trials: Sequence[FrozenTrial],
+        ended: Mapping[int, FrozenTrial],
         numbers: Sequence[int],
         direction: StudyDirection,
         noise: float,
     ) -> tuple[list[_Step], dict[str, Any]]:
         """Return the trials of a batch that can be learned from, and what was left out and why."""
-        past = [t for t in trials if t.number <= numbers[-1] and t.state.is_finished()]
-        observations = observe(past, direction)
-        rewards = observed_rewards(observations, noise)
-        known = {o.trial.number: (o, r) for o, r in zip(observations, rewards, strict=True)}
-        steps: list[_Step] = []
+        chosen: list[int] = []
         left_out: Counter[str] = Counter()
         if len(numbers) > _MAX_TRIALS:
             left_out["too_old"] = len(numbers) - _MAX_TRIALS
         for number in numbers[-_MAX_TRIALS:]:
-            if number not in known:
-                left_out["no_evidence"] += 1
-                continue
-            found = _step(*known[number], trials, direction)
+            reason = _not_chosen(ended[number]) if number in ended else "no_evidence"
+            if reason is None:
+                chosen.append(number)
+            else:
+                left_out[reason] += 1
+        # A reward looks back over the whole study. A resumed one may begin with thousands of
+        # trials of another sampler, batch after batch: those need none.
+        past = [t for number, t in ended.items() if number <= numbers[-1]] if chosen else []
+        observations = observe(past, direction)
+        rewards = observed_rewards(observations, noise)
+        known = {o.trial.number: (o, r) for o, r in zip(observations, rewards, strict=True)}
+        steps: list[_Step] = []
+        for number in chosen:
+            found = _step(*known[number], trials, direction) if number in known else "no_evidence"
             if isinstance(found, str):
                 left_out[found] += 1
             else:
@@ -396,19 +419,24 @@ class Learner:
         return weights, _optimiser_bytes(optimizer), figures
 
 
+def _not_chosen(trial: FrozenTrial) -> str | None:
+    """Return why a trial's parameters are no choice of this release's policy; None: they are."""
+    action = Action.decode(trial.system_attrs)
+    if action is None:
+        return "enqueued" if FIXED_PARAMS_KEY in trial.system_attrs else "no_action"
+    return "other_generator" if action.generator != GENERATOR_VERSION else None
+
+
 def _step(
     observation: Observation,
     reward: float,
     trials: Sequence[FrozenTrial],
     direction: StudyDirection,
 ) -> _Step | str:
-    """Return a trial as a step to learn from, or the reason why it is none."""
+    """Return a trial that was chosen as a step to learn from, or the reason why it is none."""
     trial = observation.trial
     action = Action.decode(trial.system_attrs)
-    if action is None:
-        return "enqueued" if FIXED_PARAMS_KEY in trial.system_attrs else "no_action"
-    if action.generator != GENERATOR_VERSION:
-        return "other_generator"
+    assert action is not None
     seen = seen_trials(trials, trial.number, action.unseen)
     distributions = search_space(seen)
     if not distributions or not all(t.state.is_finished() for t in seen):

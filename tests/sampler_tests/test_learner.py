@@ -240,7 +240,7 @@ def test_the_loser_of_a_race_goes_on_with_the_winners_version(study: optuna.Stud
     second.refresh()
     trials = study.get_trials()
     first.advance(trials, study.direction, no_noise)
-    second._make_version(trials[:2], [0, 1], study.direction, 0.0)
+    second._make_version(trials[:2], dict(enumerate(trials[:2])), [0, 1], study.direction, 0.0)
     assert second.policy.version == 1
     assert second.policy.sha256 == first.policy.sha256
     assert [record.consumed for record in store_of(study).records()] == [(), (0, 1, 2, 3)]
