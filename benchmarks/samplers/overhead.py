@@ -4,6 +4,7 @@
 
 Replay with 100, 1,000 and 10,000 finished trials in memory; every figure from a process of its
 own, sampler after sampler at each size, so that all see the same machine. To be run alone on it.
+Interrupted, it goes on. Prints a table and draws it in ``RECORDS.png``.
 """
 
 from __future__ import annotations
@@ -59,8 +60,9 @@ def main() -> None:
                 [*command, "--cell", sampler, str(finished)], stdout=subprocess.PIPE, check=True
             )
             append(args.records, json.loads(done.stdout))
-    for record in load(args.records):
-        print(record)
+    records = [r for r in load(args.records) if r["version"] == CONTENDERS[r["sampler"]].version()]
+    print(_table(records))
+    _plot(records, args.records.with_suffix(".png"))
 
 
 def measure(sampler: str, finished: int) -> dict[str, Any]:
@@ -127,6 +129,46 @@ def _history(finished: int) -> list[optuna.trial.FrozenTrial]:
 
 def _draw(study: optuna.Study, space: Any) -> dict[str, Any]:
     return study.ask(dict(space)).params
+
+
+def _table(records: list[dict[str, Any]]) -> str:
+    """Return what was measured in Markdown."""
+    lines = [
+        "| finished trials | sampler | suggestion, ms | update, ms | first, ms | tell, ms | MiB |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for record in records:
+        ms = record["ms"]
+        cells = [f"{record['finished']:,}", record["sampler"]]
+        cells += [f"{ms[name]:,.0f}" for name in ("suggestion", "update", "first")]
+        lines.append(f"| {' | '.join(cells)} | {ms['tell']:.1f} | {record['memory']:.0f} |")
+    return "\n".join(lines)
+
+
+def _plot(records: list[dict[str, Any]], path: Path) -> None:
+    """Draw time and memory against finished trials."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    time_axis, memory_axis = figure.subplots(1, 2)
+    for sampler in dict.fromkeys(record["sampler"] for record in records):
+        own = sorted((r for r in records if r["sampler"] == sampler), key=lambda r: r["finished"])
+        finished = [record["finished"] for record in own]
+        color = f"C{list(CONTENDERS).index(sampler)}"
+        suggestion = [record["ms"]["suggestion"] for record in own]
+        time_axis.plot(finished, suggestion, "o-", color=color, label=f"{sampler}, a suggestion")
+        if any(record["ms"]["update"] > 0 for record in own):
+            update = [record["ms"]["update"] for record in own]
+            time_axis.plot(finished, update, "o--", color=color, label=f"{sampler}, an update")
+        memory = [record["memory"] for record in own]
+        memory_axis.plot(finished, memory, "o-", color=color, label=sampler)
+    for axis, unit in ((time_axis, "ms"), (memory_axis, "MiB")):
+        axis.set_xscale("log")
+        axis.set_xlabel("finished trials")
+        axis.set_ylabel(unit)
+        axis.legend(frameon=False, fontsize="small")
+    time_axis.set_yscale("log")
+    figure.savefig(path, dpi=120)
 
 
 def _timed(sampler: optuna.samplers.BaseSampler, name: str) -> list[float]:
