@@ -193,7 +193,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def report(args: argparse.Namespace) -> None:
-    """Print, by weights and length, every variant less the most important ones."""
+    """Print, by weights and length, every variant less the most important ones, with p."""
     records = _records.load(args.records)
     parts: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for record in records:
@@ -210,24 +210,25 @@ def _report(records: list[dict[str, Any]]) -> None:
         of_variant = table.setdefault(record["variant"], {})
         of_variant[record["seed"]] = record["log_regret"]
     for against in ("acquisition alone", "whole network", "PPO before the study"):
-        if against not in table:
+        lots = table.get(against)
+        if lots is None:
             continue
-        print(f"\n| log regret less that of: {against} | trials | difference | p | tasks |")
-        print("|---|---|---|---|---|")
-        for name, lots in table.items():
-            shared = sorted(lots.keys() & table[against].keys())
+        marks = [mark for mark in _MARKS if all(str(mark) in lots[s] for s in lots)]
+        heads = "".join(f" {mark} |" for mark in marks)
+        print(f"\n| log regret less that of: {against} |{heads} tasks |")
+        print(f"|---|{'---|' * len(marks)}---|")
+        for name, other in table.items():
+            shared = sorted(other.keys() & lots.keys())
             if name == against or not shared:
                 continue
-            for mark in lots[shared[0]]:
-                columns = [
-                    torch.tensor([x for seed in shared for x in t[seed][mark]])
-                    for t in (lots, table[against])
-                ]
-                (row,) = summarise((columns[0] - columns[1])[:, None], [1])
-                print(
-                    f"| {name} | {mark} | {row.mean:+.3f} ± {row.half_width:.3f} "
-                    f"| {row.p:.2g} | {row.tasks} |"
-                )
+            differences = [
+                torch.tensor([other[seed][str(mark)] for seed in shared]).flatten()
+                - torch.tensor([lots[seed][str(mark)] for seed in shared]).flatten()
+                for mark in marks
+            ]
+            rows = summarise(torch.stack(differences, 1), range(1, len(marks) + 1))
+            cells = [f"{row.mean:+.3f} ± {row.half_width:.3f} ({row.p:.2g})" for row in rows]
+            print(f"| {' | '.join([name, *cells])} | {rows[0].tasks} |")
     kls = [record["kl"] for record in records if "kl" in record]
     if kls:
         print(f"\nPPO in the study: mean KL to the shipped policy {sum(kls) / len(kls):.2g} nats")

@@ -44,7 +44,7 @@ def test_what_learned_nothing_is_the_acquisition(
     ablations.run(arguments(path))  # nothing is missing
     assert len(_records.load(path)) == len(by_name) + 1
     ablations.report(arguments(path))
-    assert "| whole network | 12 | +0.000 ± 0.000 |" in capsys.readouterr().out
+    assert "| whole network | +0.000 ± 0.000 (1) | 3 |" in capsys.readouterr().out
 
 
 def test_a_study_that_learns_ends_with_another_policy(tmp_path: Path) -> None:
