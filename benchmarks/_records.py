@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 from pathlib import Path
@@ -19,15 +20,34 @@ _T95 = (
 
 
 def load(path: Path) -> list[dict[str, Any]]:
+    """Return the records of a file; of a last line that was cut off, nothing.
+
+    Raises:
+        SystemExit: When another line is no record, with the file's and the line's name.
+    """
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    records = []
+    for number, line in enumerate(lines[:-1], 1):  # whoever was killed wrote no end of line
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            raise SystemExit(
+                f"Line {number} of {path} is no record: delete that line, or name another file."
+            ) from None
+    return records
 
 
 def append(path: Path, record: dict[str, Any]) -> None:
+    """Add a record to a file, in place of what a killed process left of its last one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
+    with path.open("ab+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # two commands may write to one file
+        file.seek(0)
+        written = file.read()
+        file.truncate(written.rfind(b"\n") + 1)
+        file.write(json.dumps(record).encode() + b"\n")
 
 
 def mean_interval(values: list[float]) -> tuple[float, float]:

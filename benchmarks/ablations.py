@@ -16,13 +16,15 @@ import copy
 import functools
 import inspect
 import math
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks import _records
+from benchmarks._arguments import at_least
+from benchmarks._arguments import file
+from benchmarks._arguments import folder
 from benchmarks.retraining import retrained
 from optuna_arrl.sampler import ARRLSampler
 from optuna_arrl.sampler.history import History
@@ -160,7 +162,12 @@ def _drawing(network: PolicyNetwork, seed: int, studies: int) -> Choose:
 
 def run(args: argparse.Namespace) -> None:
     """Play what is missing."""
-    policy = shipped_policy(args.policy)
+    try:
+        policy = shipped_policy(args.policy)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"--policy {args.policy}: {error}") from error
+    if args.retrained is not None and not any(args.retrained.glob("*.safetensors")):
+        raise SystemExit(f"{args.retrained} holds no weights: `benchmarks.retraining` first.")
     policies = variants(policy.network)
     weights = dict.fromkeys(policies, policy.sha256[:12])
     for label, (digest, network) in retrained(args.retrained).items():
@@ -195,6 +202,11 @@ def run(args: argparse.Namespace) -> None:
 def report(args: argparse.Namespace) -> None:
     """Print, by weights and length, every variant less the most important ones, with p."""
     records = _records.load(args.records)
+    if not records:
+        raise SystemExit(f"{args.records} holds nothing to report: `run` first.")
+    # Of what was trained anew more than once, the last.
+    newest = {record["variant"]: record["weights"].split(", ")[1:] for record in records}
+    records = [r for r in records if r["weights"].split(", ")[1:] == newest[r["variant"]]]
     parts: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for record in records:
         policy = record["weights"].split(",")[0]
@@ -239,16 +251,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(required=True)
     command = commands.add_parser("run")
-    command.add_argument("records", type=Path)
-    command.add_argument("--tasks", type=int, default=512)
-    command.add_argument("--trials", type=int, default=50)
-    command.add_argument("--seed", type=int, default=50_000, help="of the first lot of tasks")
+    command.add_argument("records", type=file)
+    command.add_argument(
+        "--tasks", type=at_least(1), default=512, help="in lots of 64, the last one whole too"
+    )
+    command.add_argument("--trials", type=at_least(min(_MARKS)), default=50)
+    command.add_argument(
+        "--seed", type=at_least(0), default=90_000, help="of the first lot of tasks, below 1000000"
+    )
     command.add_argument("--policy", default=None, help="default: the shipped weights")
-    command.add_argument("--retrained", type=Path, help="folder of benchmarks.retraining")
+    command.add_argument("--retrained", type=folder, help="folder of benchmarks.retraining")
     command.add_argument("--variants", nargs="*", help="default: all")
     command.set_defaults(do=run)
     command = commands.add_parser("report")
-    command.add_argument("records", type=Path)
+    command.add_argument("records", type=file)
     command.set_defaults(do=report)
     args = parser.parse_args()
     torch.set_num_threads(1)

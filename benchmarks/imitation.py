@@ -58,7 +58,7 @@ class _Teacher:
 def imitate(recipe: Recipe, network: PolicyNetwork) -> PolicyNetwork:
     """Let a network learn to take the best next step, and return it."""
     optimizer = torch.optim.Adam(network.parameters(), betas=(0.9, 0.98))
-    for iteration in range(recipe.warm_up, recipe.iterations):
+    for iteration in range(recipe.search_iterations, recipe.iterations):
         horizon = recipe.horizon(iteration)
         seed = TRAINING_TASKS + 10_000 * recipe.seed + iteration
         number = recipe.repeats * round(recipe.tasks * math.sqrt(recipe.horizons[0] / horizon))

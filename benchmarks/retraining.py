@@ -5,8 +5,10 @@
 
 All begin with the shipped policy, which has learned how much to explore, and take the recipe of
 PPO in `arrl pretrain`: its horizons, candidates, rates, and the same number of studies. What a
-part tells is hidden while the network learns and while it is judged. Interrupted, the same line
-goes on (imitation begins again).
+part tells is hidden while the network learns and while it is judged. (The layers that all begin
+with have learned to forecast outcomes with every part in sight, "no forecast" included: only what
+is learned from there on does without.) Interrupted, the same line goes on (imitation begins
+again).
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ from safetensors.torch import save_file
 import torch
 from torch import Tensor
 
+from benchmarks._arguments import at_least
+from benchmarks._arguments import folder
 from benchmarks.imitation import imitate
 from optuna_arrl.sampler.learner import shipped_policy
 from optuna_arrl.sampler.policy import FEATURES
@@ -174,15 +178,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=folder)
     parser.add_argument("variants", nargs="+", choices=VARIANTS)
-    parser.add_argument("--iterations", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--iterations", type=at_least(1), default=100)
+    parser.add_argument("--seed", type=at_least(0), default=0)
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.folder.mkdir(parents=True, exist_ok=True)
     for name in args.variants:
-        retrain(name, args.folder, Recipe(seed=args.seed, iterations=args.iterations, warm_up=0))
+        recipe = Recipe(seed=args.seed, iterations=args.iterations, search_iterations=0)
+        try:
+            retrain(name, args.folder, recipe)
+        except ValueError as error:  # files of another recipe
+            raise SystemExit(str(error)) from error
 
 
 if __name__ == "__main__":

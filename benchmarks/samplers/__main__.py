@@ -18,6 +18,10 @@ from typing import Any
 # Before anything imports numpy or torch: studies run beside each other, one thread each.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from benchmarks._arguments import at_least
+from benchmarks._arguments import file
+from benchmarks._arguments import one_of
+from benchmarks._arguments import seeds
 from benchmarks._records import load
 from benchmarks.replay.surrogate import FIT_FILE
 from benchmarks.samplers import harness
@@ -39,12 +43,14 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="run studies that RECORDS does not hold yet")
     run.add_argument("suite", choices=SUITES)
-    run.add_argument("records", type=Path)
-    run.add_argument("--samplers", required=True, help=f"of {','.join(CONTENDERS)}")
-    run.add_argument("--seeds", type=harness.seeds, default=range(20), help="such as 0-19 or 3,5")
-    run.add_argument("--trials", type=int, default=300)
-    run.add_argument("--workers", type=int, default=1, help="simulated, per study")
-    run.add_argument("--jobs", type=int, default=1, help="processes, a study each")
+    run.add_argument("records", type=file)
+    run.add_argument(
+        "--samplers", type=one_of(*CONTENDERS), required=True, help=f"of {','.join(CONTENDERS)}"
+    )
+    run.add_argument("--seeds", type=seeds, default=range(20), help="such as 0-19 or 3,5")
+    run.add_argument("--trials", type=at_least(1), default=300)
+    run.add_argument("--workers", type=at_least(1), default=1, help="simulated, per study")
+    run.add_argument("--jobs", type=at_least(1), default=1, help="processes, a study each")
     run.add_argument(
         "--settings",
         choices=("chosen", "all"),
@@ -53,20 +59,25 @@ def main() -> None:
     )
     choose = commands.add_parser("choose", help="write the best setting of each sampler down")
     choose.add_argument("suite", choices=SUITES)
-    choose.add_argument("records", type=Path)
+    choose.add_argument("records", type=file)
     show = commands.add_parser(
         "report", help="print tables; write OUT.json, OUT.png and OUT.curves.json.gz"
     )
-    show.add_argument("suites", type=_suites, help=f"of {','.join(SUITES)}: one table of all")
-    show.add_argument("records", type=Path)
+    show.add_argument(
+        "suites", type=one_of(*SUITES), help=f"of {','.join(SUITES)}: one table of all"
+    )
+    show.add_argument("records", type=file)
     show.add_argument("out", type=Path, help="such as benchmarks/results/replay")
     args = parser.parse_args()
-    if args.command == "run":
-        _run(args)
-    elif args.command == "choose":
-        _choose(args.suite, args.records)
-    else:
-        _report(args.suites, args.records, args.out)
+    try:
+        if args.command == "run":
+            _run(args)
+        elif args.command == "choose":
+            _choose(args.suite, args.records)
+        else:
+            _report(args.suites, args.records, args.out)
+    except harness.NotChosen as error:
+        raise SystemExit(str(error)) from error
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -74,7 +85,7 @@ def _run(args: argparse.Namespace) -> None:
         raise SystemExit(f"Settings are chosen on seeds from {SELECTION_SEEDS}.")
     todo = harness.plans(
         args.suite,
-        args.samplers.split(","),
+        args.samplers,
         args.seeds,
         args.trials,
         workers=args.workers,
@@ -95,14 +106,28 @@ def _choose(suite: str, path: Path) -> None:
         for record in _of_suite(suite, path)
         if record["seed"] >= SELECTION_SEEDS and record["workers"] == 1
     ]
-    file = harness.CHOSEN_FILE
-    chosen = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    if not records:
+        raise SystemExit(
+            f"{path} holds no study of {suite} on seeds from {SELECTION_SEEDS}: "
+            "`run --settings all` first."
+        )
+    there = {tuple(r[name] for name in ("sampler", "task", "setting", "seed")) for r in records}
+    for sampler, name, seed in sorted({(r["sampler"], r["task"], r["seed"]) for r in records}):
+        for setting in harness.settings_of(sampler, name):
+            if (sampler, name, str(setting), seed) not in there:
+                raise SystemExit(
+                    f"{path} lacks {sampler} ({setting}) on {name}, seed {seed}: bring "
+                    "`run --settings all` to its end first."
+                )
+    chosen_file = harness.CHOSEN_FILE
+    known = json.loads(chosen_file.read_text(encoding="utf-8")) if chosen_file.exists() else {}
     try:
-        chosen[suite] = chosen.get(suite, {}) | report.best_settings(records)
+        choices = report.best_settings(records)
     except ValueError as error:
         raise SystemExit(str(error)) from error
-    file.write_text(json.dumps(chosen, indent=1) + "\n", encoding="utf-8")
-    for sampler, choice in chosen[suite].items():
+    known[suite] = known.get(suite, {}) | choices
+    chosen_file.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+    for sampler, choice in choices.items():
         print(f"{sampler}: {choice['setting']}  (scores {choice['scores']})")
 
 
@@ -161,16 +186,8 @@ def _of_suite(suite: str, path: Path) -> list[dict[str, Any]]:
     there = [record for record in load(path) if record["task"] in SUITES[suite]]
     usable = harness.current(there)
     if len(usable) < len(there):
-        print(f"{len(there) - len(usable)} records of other versions are left out.")
+        print(f"{len(there) - len(usable)} records are superseded and left out.")
     return usable
-
-
-def _suites(text: str) -> list[str]:
-    suites = text.split(",")
-    for suite in suites:
-        if suite not in SUITES:
-            raise argparse.ArgumentTypeError(f"no suite {suite!r}, only {', '.join(SUITES)}")
-    return suites
 
 
 if __name__ == "__main__":

@@ -24,10 +24,23 @@ from benchmarks.samplers.suites import SUITES
 from benchmarks.samplers.suites import task
 
 
-__all__ = ["CHOSEN_FILE", "Plan", "chosen_setting", "current", "plans", "run", "seeds"]
+__all__ = [
+    "CHOSEN_FILE",
+    "NotChosen",
+    "Plan",
+    "chosen_setting",
+    "current",
+    "plans",
+    "run",
+    "settings_of",
+]
 
 # Suite → sampler → the setting that did best on seeds that are not reported, and by how much.
 CHOSEN_FILE = Path(__file__).with_name("chosen.json")
+
+
+class NotChosen(ValueError):
+    """A sampler has several settings on a suite, and none has been chosen."""
 
 
 class Plan(NamedTuple):
@@ -45,29 +58,20 @@ class Plan(NamedTuple):
         return f"{task(self.task).version}; {CONTENDERS[self.sampler].version()}"
 
 
-def seeds(text: str) -> list[int]:
-    """Return the seeds that an argument such as ``0-19`` or ``3,5`` names."""
-    found: list[int] = []
-    for part in text.split(","):
-        first, _, last = part.partition("-")
-        found += range(int(first), int(last or first) + 1)
-    return found
-
-
 def chosen_setting(suite: str, sampler: str) -> Setting:
     """Return the setting under which a sampler is reported.
 
     Raises:
-        ValueError: When there are several to choose from and none has been chosen.
+        NotChosen: When there are several to choose from and none has been chosen.
     """
-    settings = {setting for name in SUITES[suite] for setting in _settings(sampler, name)}
+    settings = {setting for name in SUITES[suite] for setting in settings_of(sampler, name)}
     if len(settings) == 1:
         return settings.pop()
     chosen = json.loads(CHOSEN_FILE.read_text(encoding="utf-8")) if CHOSEN_FILE.exists() else {}
     try:
         return Setting.parse(chosen[suite][sampler]["setting"])
     except KeyError:
-        raise ValueError(
+        raise NotChosen(
             f"No setting of {sampler} has been chosen on {suite}: `run --settings all` on other "
             "seeds than those to be reported, then `choose`."
         ) from None
@@ -99,7 +103,7 @@ def plans(
         for name in SUITES[suite]
         for sampler in samplers
         for setting in (
-            _settings(sampler, name) if all_settings else [chosen_setting(suite, sampler)]
+            settings_of(sampler, name) if all_settings else [chosen_setting(suite, sampler)]
         )
     ]
 
@@ -132,17 +136,23 @@ def run(todo: Iterable[Plan], records: Path, *, jobs: int = 1) -> Iterator[dict[
 
 
 def current(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the records that today's tasks and samplers would give again."""
-    return [
-        dict(record)
-        for record in records
-        if record["sampler"] in CONTENDERS
-        and record["version"]
-        == Plan(record["task"], record["sampler"], record["setting"], 0, 1, 0).version
-    ]
+    """Return the records that today's tasks and samplers would give again.
+
+    Of a study that was run once more for more trials, the longer record.
+    """
+    longest: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for record in records:
+        plan = Plan(record["task"], record["sampler"], record["setting"], 0, 1, 0)
+        if record["sampler"] not in CONTENDERS or record["version"] != plan.version:
+            continue
+        other = longest.get(_key(record))
+        if other is None or len(other["truth"]) < len(record["truth"]):
+            longest[_key(record)] = dict(record)
+    return list(longest.values())
 
 
-def _settings(sampler: str, task_name: str) -> list[Setting]:
+def settings_of(sampler: str, task_name: str) -> list[Setting]:
+    """Return the settings that a sampler has to choose from on a task."""
     return CONTENDERS[sampler].settings(task(task_name))
 
 

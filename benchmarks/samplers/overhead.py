@@ -27,13 +27,18 @@ import numpy as np
 import optuna
 import psutil
 
+from benchmarks._arguments import at_least
+from benchmarks._arguments import file
+from benchmarks._arguments import one_of
 from benchmarks._records import append
 from benchmarks._records import load
 from benchmarks.samplers.harness import chosen_setting
 from benchmarks.samplers.rivals import CONTENDERS
+from benchmarks.samplers.rivals import Setting
 from benchmarks.samplers.study import start_of
+from benchmarks.samplers.study import tell
 from benchmarks.samplers.suites import task
-from optuna_arrl.trajectory import RAN_CONSTRAINT
+from benchmarks.samplers.task import Outcome
 
 
 # Two batches of the learner: the first update meets the whole history, the second is like any.
@@ -42,17 +47,24 @@ _TRIALS = 40
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("records", type=Path)
-    parser.add_argument("--samplers", default="arrl,tpe", help=f"of {','.join(CONTENDERS)}")
-    parser.add_argument("--finished", default="100,1000,10000", help="finished trials")
+    parser.add_argument("records", type=file)
+    parser.add_argument(
+        "--samplers",
+        type=one_of(*CONTENDERS),
+        default="arrl,tpe",
+        help=f"of {','.join(CONTENDERS)}",
+    )
+    parser.add_argument(
+        "--finished", type=at_least(1), nargs="+", default=(100, 1000, 10000), help="trials"
+    )
     parser.add_argument("--cell", nargs=2, help=argparse.SUPPRESS)  # sampler, finished trials
     args = parser.parse_args()
     if args.cell is not None:
         print(json.dumps(measure(args.cell[0], int(args.cell[1]))))
         return
     there = {(r["sampler"], r["finished"], r["version"]) for r in load(args.records)}
-    for finished in map(int, args.finished.split(",")):
-        for sampler in args.samplers.split(","):
+    for finished in args.finished:
+        for sampler in args.samplers:
             if (sampler, finished, CONTENDERS[sampler].version()) in there:
                 continue
             command = [sys.executable, "-m", "benchmarks.samplers.overhead", str(args.records)]
@@ -78,21 +90,22 @@ def measure(sampler: str, finished: int) -> dict[str, Any]:
     replay = task("replay")
     setting = chosen_setting("replay", sampler)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    study.add_trials(_history(finished))
+    study.add_trials(_history(finished, setting))
     process = psutil.Process()
     memory = process.memory_info().rss
     study.sampler = CONTENDERS[sampler].make(replay.space, start_of(replay, 0), 0, setting)
     ahead = _timed(study.sampler, "before_trial")
     asked, told = [], []
+    ended: list[Outcome] = []
     for _ in range(_TRIALS):
         began = time.perf_counter()
         trial = study.ask(dict(replay.space))
         asked.append(time.perf_counter() - began)
         outcome = replay.evaluate(trial.params, np.random.default_rng(trial.number))
         began = time.perf_counter()
-        trial.set_constraint(RAN_CONSTRAINT, 1.0 if outcome.observed is None else -1.0)
-        study.tell(trial, replay.failure if outcome.observed is None else outcome.observed)
+        tell(study, trial, outcome, replay, setting, ended)
         told.append(time.perf_counter() - began)
+        ended.append(outcome)
     suggestions = [a - b for a, b in zip(asked, ahead, strict=True)][1:]
     return {
         "sampler": sampler,
@@ -108,27 +121,18 @@ def measure(sampler: str, finished: int) -> dict[str, Any]:
     }
 
 
-def _history(finished: int) -> list[optuna.trial.FrozenTrial]:
-    """Return finished trials of random search on replay, the default first."""
+def _history(finished: int, setting: Setting) -> list[optuna.trial.FrozenTrial]:
+    """Return finished trials of random search on replay, the default first, as they are told."""
     replay = task("replay")
     source = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    trials = []
+    source.enqueue_trial(dict(replay.default or {}))
+    ended: list[Outcome] = []
     for number in range(finished):
-        params = dict(replay.default or {}) if number == 0 else _draw(source, replay.space)
-        outcome = replay.evaluate(params, np.random.default_rng(number))
-        trials.append(
-            optuna.trial.create_trial(
-                params=params,
-                distributions=dict(replay.space),
-                value=replay.failure if outcome.observed is None else outcome.observed,
-                constraints={RAN_CONSTRAINT: 1.0 if outcome.observed is None else -1.0},
-            )
-        )
-    return trials
-
-
-def _draw(study: optuna.Study, space: Any) -> dict[str, Any]:
-    return study.ask(dict(space)).params
+        trial = source.ask(dict(replay.space))
+        outcome = replay.evaluate(trial.params, np.random.default_rng(number))
+        tell(source, trial, outcome, replay, setting, ended)
+        ended.append(outcome)
+    return source.get_trials(deepcopy=False)
 
 
 def _table(records: list[dict[str, Any]]) -> str:

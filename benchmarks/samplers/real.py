@@ -25,11 +25,14 @@ from optuna.distributions import distribution_to_json
 from optuna.distributions import json_to_distribution
 from optuna.trial import TrialState
 
+from benchmarks._arguments import at_least
+from benchmarks._arguments import folder as folder_of
+from benchmarks._arguments import one_of
+from benchmarks._arguments import seeds as seeds_of
 from benchmarks._records import append
 from benchmarks._records import load
 from benchmarks._records import mean_interval
 from benchmarks.samplers.harness import chosen_setting
-from benchmarks.samplers.harness import seeds as seeds_of
 from benchmarks.samplers.report import draw_panels
 from benchmarks.samplers.report import Panel
 from benchmarks.samplers.rivals import CONTENDERS
@@ -47,16 +50,15 @@ _TRIALS_FILE = "trials.jsonl.gz"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--samplers", default="arrl,tpe,cmaes-from-start")
+    parser.add_argument("folder", type=folder_of)
+    parser.add_argument(
+        "--samplers", type=one_of(*CONTENDERS), default="arrl,tpe,cmaes-from-start"
+    )
     parser.add_argument("--seeds", type=seeds_of, default=range(6), help="such as 0-5 or 2,5")
-    parser.add_argument("--trials", type=int, default=50, help="of each study")
-    parser.add_argument("--reruns", type=int, default=5, help="pairs of each best")
+    parser.add_argument("--trials", type=at_least(1), default=50, help="of each study")
+    parser.add_argument("--reruns", type=at_least(1), default=5, help="pairs of each best")
     args = parser.parse_args()
-    seeds = args.seeds
-    samplers = args.samplers.split(",")
-    if unknown := [name for name in samplers if name not in CONTENDERS]:
-        parser.error(f"there is no sampler {unknown[0]!r}, only {', '.join(CONTENDERS)}")
+    seeds, samplers = args.seeds, args.samplers
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     args.folder.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(seeds):

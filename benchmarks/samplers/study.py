@@ -17,7 +17,7 @@ from benchmarks.samplers.task import Task
 from optuna_arrl.trajectory import RAN_CONSTRAINT
 
 
-__all__ = ["incumbents", "run_study", "start_of"]
+__all__ = ["incumbents", "run_study", "start_of", "tell"]
 
 # Set apart from what samplers derive from the same seed.
 _NOISE_STREAM = 0x6E6F697365
@@ -80,7 +80,7 @@ def run_study(
             asked += 1
         now, _, trial, outcome = heapq.heappop(running)
         began = time.perf_counter()
-        _tell(study, trial, outcome, task, setting, ended)
+        tell(study, trial, outcome, task, setting, ended)
         told_seconds += time.perf_counter() - began
         ended.append(outcome)
         clock.append(now)
@@ -99,7 +99,7 @@ def run_study(
     }
 
 
-def _tell(
+def tell(
     study: optuna.Study,
     trial: optuna.Trial,
     outcome: Outcome,
@@ -107,6 +107,16 @@ def _tell(
     setting: Setting,
     ended: list[Outcome],
 ) -> None:
+    """Tell a study how a trial ended, a crash as a setting says.
+
+    Args:
+        study: Of the trial.
+        trial: One that was asked for.
+        outcome: Its.
+        task: What is minimised.
+        setting: How crashes are told.
+        ended: The outcomes of the trials before it.
+    """
     value = outcome.observed
     if setting.coding == "failure+constraint":
         trial.set_constraint(RAN_CONSTRAINT, 1.0 if value is None else -1.0)

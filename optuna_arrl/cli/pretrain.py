@@ -15,7 +15,7 @@ from optuna_arrl.cli._study import BadInput
 
 __all__ = ["pretrain"]
 
-_WARM_UP_SHARE = 0.6
+_SEARCH_SHARE = 0.6
 _MARKS = (12, 25, 50, 100, 300)
 
 
@@ -55,7 +55,9 @@ def pretrain(
     from optuna_arrl.sampler.pretraining.training import train
     from optuna_arrl.sampler.pretraining.training import Training
 
-    recipe = Recipe(seed=seed, iterations=iterations, warm_up=round(_WARM_UP_SHARE * iterations))
+    recipe = Recipe(
+        seed=seed, iterations=iterations, search_iterations=round(_SEARCH_SHARE * iterations)
+    )
     training = Training(recipe, device)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Integral
 import os
 from pathlib import Path
 import threading
@@ -116,17 +117,19 @@ class ARRLSampler(BaseSampler):
         policy: str | os.PathLike[str] | None = None,
         batch_size: int = 16,
     ) -> None:
-        if seed is not None and seed < 0:
-            raise ValueError(f"`seed` must be at least 0, but got {seed}.")
-        if batch_size < 2:
-            raise ValueError(f"`batch_size` must be at least 2, but got {batch_size}.")
-        if policy not in (None, ACQUISITION) and not Path(policy).is_file():
+        if seed is not None and not _is_whole(seed, 0):
+            raise ValueError(f"`seed` must be a whole number of at least 0, but got {seed!r}.")
+        if not _is_whole(batch_size, 2):
+            raise ValueError(
+                f"`batch_size` must be a whole number of at least 2, but got {batch_size!r}."
+            )
+        if policy not in (None, ACQUISITION) and not _is_file(policy):
             raise ValueError(
                 f"`policy` must be a safetensors file or '{ACQUISITION}', but '{policy}' is none."
             )
         self._seed = None if seed is None else int(seed)
         self._policy = policy if policy in (None, ACQUISITION) else Path(policy)
-        self._batch_size = batch_size
+        self._batch_size = int(batch_size)
         self._reseeded: int | None = None
         self._seeds: dict[str, int] = {}
         self._learners: dict[str, Learner] = {}
@@ -340,6 +343,14 @@ class ARRLSampler(BaseSampler):
         if study.study_name not in self._warned:
             self._warned.add(study.study_name)
             _logger.warning(f"Policy of study '{study.study_name}' not updated: {error!r}")
+
+
+def _is_whole(value: Any, least: int) -> bool:
+    return isinstance(value, Integral) and int(value) >= least
+
+
+def _is_file(value: Any) -> bool:
+    return isinstance(value, str | os.PathLike) and Path(value).is_file()
 
 
 def _all_trials(study: Study) -> list[FrozenTrial]:

@@ -14,7 +14,9 @@ from optuna_arrl.sampler.pretraining.training import Recipe
 
 
 def test_imitator_finds_the_best_next_step_likelier_than_the_acquisition_does() -> None:
-    recipe = Recipe(iterations=12, warm_up=0, tasks=16, repeats=2, candidates=24, horizons=(8,))
+    recipe = Recipe(
+        iterations=12, search_iterations=0, tasks=16, repeats=2, candidates=24, horizons=(8,)
+    )
     imitator = imitate(recipe, PolicyNetwork())
     tasks = SurfaceTasks.draw(64, 7)
     log_likelihood: dict[str, list[torch.Tensor]] = {"imitator": [], "acquisition": []}
@@ -36,6 +38,6 @@ def test_imitator_finds_the_best_next_step_likelier_than_the_acquisition_does() 
 
 
 def test_imitation_is_a_function_of_its_recipe() -> None:
-    recipe = Recipe(iterations=1, warm_up=0, tasks=4, candidates=8, horizons=(4,))
+    recipe = Recipe(iterations=1, search_iterations=0, tasks=4, candidates=8, horizons=(4,))
     once, again = (imitate(recipe, PolicyNetwork()).state_dict() for _ in range(2))
     assert all(torch.equal(once[name], again[name]) for name in once)

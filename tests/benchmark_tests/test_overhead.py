@@ -14,6 +14,7 @@ from benchmarks._records import append
 from benchmarks.samplers import overhead
 from benchmarks.samplers.rivals import Contender
 from benchmarks.samplers.rivals import CONTENDERS
+from benchmarks.samplers.rivals import Setting
 
 
 class _SlowSampler(RandomSampler):
@@ -48,7 +49,7 @@ def test_learning_and_suggesting_are_told_apart(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_history_begins_with_the_default_and_has_crashes() -> None:
-    first, *others = overhead._history(30)
+    first, *others = overhead._history(30, Setting("failure+constraint"))
     assert first.params["DEPTH"] == 8 and 0.98 < first.value < 1.0
     crashed = [trial for trial in others if trial.value == 8.0]
     assert crashed and all(max(trial.constraints.values()) > 0 for trial in crashed)
@@ -64,7 +65,7 @@ def test_reports_what_the_file_holds_of_today(
         record = {"sampler": "tpe", "finished": finished, "version": version, "ms": ms}
         append(records, record | {"memory": 1.6})
     monkeypatch.setattr(
-        sys, "argv", ["overhead", str(records), "--samplers", "tpe", "--finished", "100,10000"]
+        sys, "argv", ["overhead", str(records), "--samplers", "tpe", "--finished", "100", "10000"]
     )
     overhead.main()  # nothing is missing
     *_, first, second = capsys.readouterr().out.splitlines()

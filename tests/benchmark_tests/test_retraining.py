@@ -24,7 +24,7 @@ from optuna_arrl.sampler.proposers import Candidates
 from optuna_arrl.sampler.surrogate import Surrogate
 
 
-TINY = Recipe(iterations=2, warm_up=0, tasks=4, repeats=2, candidates=8, horizons=(5,))
+TINY = Recipe(iterations=2, search_iterations=0, tasks=4, repeats=2, candidates=8, horizons=(5,))
 
 
 @pytest.fixture(scope="module")

@@ -45,7 +45,7 @@ from optuna_arrl.sampler.surrogate import Surrogate
 
 torch.set_num_threads(1)
 
-TINY = Recipe(tasks=4, repeats=2, candidates=16, warm_up=1, horizons=(10,), iterations=3)
+TINY = Recipe(tasks=4, repeats=2, candidates=16, search_iterations=1, horizons=(10,), iterations=3)
 
 
 @functools.cache
@@ -243,7 +243,7 @@ def test_a_policy_that_begins_nearly_blind_learns_to_follow_the_acquisition() ->
         repeats=3,
         horizons=(14,),
         candidates=32,
-        warm_up=0,
+        search_iterations=0,
         iterations=14,
         learning_rate=3e-2,
     )
@@ -281,9 +281,10 @@ def test_training_goes_on_from_a_checkpoint_as_if_never_stopped(tmp_path: Path) 
     assert torch.equal(weights(second), weights(whole))
     with pytest.raises(ValueError, match="another recipe"):
         Training(dataclasses.replace(TINY, seed=1)).resume(checkpoint)
-    checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="is damaged: delete it"):
-        Training(TINY).resume(checkpoint)
+    for damaged in (checkpoint.read_bytes()[:-100], b"", b"hi", b"\x80\x02", b"{}"):
+        checkpoint.write_bytes(damaged)
+        with pytest.raises(ValueError, match="is damaged: delete it"):
+            Training(TINY).resume(checkpoint)
 
 
 def test_training_never_plays_a_task_that_checks_use() -> None:
@@ -292,7 +293,7 @@ def test_training_never_plays_a_task_that_checks_use() -> None:
 
 
 def test_horizons_grow_and_early_ones_come_back() -> None:
-    recipe = Recipe(iterations=60, warm_up=30, horizons=(10, 20, 40))
+    recipe = Recipe(iterations=60, search_iterations=30, horizons=(10, 20, 40))
     played = [recipe.horizon(i) for i in range(30)]
     assert [recipe.horizon(i) for i in range(30, 60)] == played  # once more, for the scores
     assert set(played[:10]) == {10} and set(played[10:20]) == {10, 20}
@@ -324,7 +325,9 @@ def test_a_search_learns_to_follow_the_acquisition_more_closely() -> None:
 def test_the_command_trains_resumes_and_checks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = functools.partial(Recipe, tasks=2, repeats=2, candidates=8, horizons=(4,), warm_up=1)
+    small = functools.partial(
+        Recipe, tasks=2, repeats=2, candidates=8, horizons=(4,), search_iterations=1
+    )
     monkeypatch.setattr(module, "Recipe", small)
     folder = tmp_path / "policy"
     line = ["pretrain", str(folder), "--iterations", "2", "--seed", "3"]

@@ -397,8 +397,12 @@ def test_reseeding_outranks_the_seed() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"seed": -1}, "`seed` must be at least 0"),
-        ({"batch_size": 1}, "`batch_size` must be at least 2"),
+        ({"seed": -1}, "`seed` must be a whole number of at least 0"),
+        ({"seed": 1.5}, "`seed` must be a whole number of at least 0"),
+        ({"batch_size": 1}, "`batch_size` must be a whole number of at least 2"),
+        ({"batch_size": 2.5}, "`batch_size` must be a whole number of at least 2"),
+        ({"batch_size": "16"}, "`batch_size` must be a whole number of at least 2"),
+        ({"policy": 3}, "`policy` must be a safetensors file"),
         ({"policy": "/no/such/file"}, "`policy` must be a safetensors file"),
     ],
 )

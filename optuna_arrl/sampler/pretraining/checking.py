@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ from torch import Tensor
 from optuna_arrl.sampler.history import History
 from optuna_arrl.sampler.policy import action_distribution
 from optuna_arrl.sampler.policy import policy_input
-from optuna_arrl.sampler.policy import PolicyInput
 from optuna_arrl.sampler.policy import PolicyNetwork
 from optuna_arrl.sampler.pretraining.drawing import draw_tasks
 from optuna_arrl.sampler.pretraining.episodes import Choose
@@ -49,24 +47,19 @@ class Difference:
     better: float
 
 
-def as_in_a_study(
-    network: PolicyNetwork,
-    seed: int,
-    change: Callable[[PolicyInput], PolicyInput] = lambda state: state,
-) -> Choose:
+def as_in_a_study(network: PolicyNetwork, seed: int) -> Choose:
     """Return a policy that draws from the very distribution that ARRLSampler draws from.
 
     Args:
         network: What scores.
         seed: Of the draws.
-        change: Of what the network sees, for ablations.
     """
     device = network.log_scale.device
     generator = torch.Generator(device).manual_seed(seed)
 
     @torch.no_grad()
     def choose(history: History, offered: Candidates, surrogate: Surrogate) -> Tensor:
-        state = change(policy_input(history, offered, surrogate))
+        state = policy_input(history, offered, surrogate)
         probabilities = action_distribution(network(state).logits, state.mask).exp()
         return torch.multinomial(probabilities, 1, generator=generator)[:, 0]
 

@@ -24,7 +24,6 @@ import io
 import json
 import math
 from pathlib import Path
-import pickle
 import time
 from typing import Any
 
@@ -70,7 +69,7 @@ class Recipe:
         tasks: Different tasks of an iteration of the shortest horizon; fewer of longer ones.
         repeats: Studies of each task, at least 2.
         candidates: To choose from at each trial, of PPO; the search takes as many as a study.
-        warm_up: First iterations, those of the search.
+        search_iterations: First iterations, those of the search.
         search_rate: Step size of the first of them.
         horizons: Trials of a study, from the first iterations to the last ones.
         learning_rate: Of PPO's first iteration; both rates fall linearly to a tenth.
@@ -82,29 +81,29 @@ class Recipe:
     tasks: int = 32
     repeats: int = 3
     candidates: int = 96
-    warm_up: int = 150
+    search_iterations: int = 150
     search_rate: float = 0.4
     horizons: tuple[int, ...] = (30, 60, 100)
     learning_rate: float = 3e-3
     forecast_coefficient: float = PPOConfig.forecast_coefficient
 
     def progress(self, iteration: int) -> float:
-        """Return how much of its stage, the warm-up or the rest, is done; in [0, 1)."""
-        if iteration < self.warm_up:
-            return iteration / self.warm_up
-        return (iteration - self.warm_up) / (self.iterations - self.warm_up)
+        """Return how much of its stage, the search or the rest, is done; in [0, 1)."""
+        if iteration < self.search_iterations:
+            return iteration / self.search_iterations
+        return (iteration - self.search_iterations) / (self.iterations - self.search_iterations)
 
     def horizon(self, iteration: int) -> int:
         """Return the number of trials of an iteration's studies.
 
-        A curriculum, gone through in the warm-up and once more after it: `horizons` in their order
+        A curriculum, gone through in the search and once more after it: `horizons` in their order
         while it goes on, but each stage alternates with the one before.
         """
         stage = int(self.progress(iteration) * len(self.horizons))
         return self.horizons[stage - iteration % 2] if stage > 0 else self.horizons[0]
 
     def ppo(self) -> PPOConfig:
-        """Return the constants of the updates after the warm-up."""
+        """Return the constants of the updates after the search."""
         return PPOConfig(
             clip_range=0.15,
             entropy_coefficient=0.003,
@@ -206,7 +205,7 @@ class Training:
         """
         try:
             stored = torch.load(checkpoint, self.device, weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        except Exception as error:  # what the unpickler makes of any bytes
             raise ValueError(f"{checkpoint} is damaged: delete it to begin again.") from error
         if not isinstance(stored, dict) or stored.keys() != {"recipe", "at", "state"}:
             raise ValueError(f"{checkpoint} is no checkpoint of a training: take another folder.")
@@ -230,7 +229,7 @@ class Training:
     def _iterate(self) -> dict[str, Any]:
         recipe, began = self.recipe, time.perf_counter()
         horizon = recipe.horizon(self.iteration)
-        learn = self._learn_scores if self.iteration >= recipe.warm_up else self._search
+        learn = self._learn_scores if self.iteration >= recipe.search_iterations else self._search
         played, figures, seconds = learn(
             horizon, TRAINING_TASKS + 10_000 * recipe.seed + self.iteration
         )

@@ -1,0 +1,144 @@
+"""The commands: wrong input gets a sentence, and what a killed run left is gone on with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+import sys
+from types import ModuleType
+
+import pytest
+
+from benchmarks import _records
+from benchmarks import ablations
+from benchmarks import retraining
+from benchmarks.samplers import __main__ as samplers
+from benchmarks.samplers import harness
+from benchmarks.samplers import overhead
+from benchmarks.samplers import real
+from benchmarks.samplers import suites
+from benchmarks.samplers.rivals import CONTENDERS
+from benchmarks.samplers.suites import task
+
+
+def call(monkeypatch: pytest.MonkeyPatch, module: ModuleType, *arguments: object) -> None:
+    monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
+    module.main()
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "sentence"),
+    [
+        (samplers, "run replay FILE --samplers foo", "no 'foo', only arrl, "),
+        (samplers, "run replay FOLDER --samplers tpe", "is a folder: name a file"),
+        (samplers, "run replay FILE --samplers tpe --workers 0", "no whole number from 1 on"),
+        (samplers, "run replay FILE --samplers tpe --jobs x", "no whole number from 1 on"),
+        (samplers, "run replay FILE --samplers tpe --trials 0", "no whole number from 1 on"),
+        (samplers, "run replay FILE --samplers tpe --seeds x", "write 0-19 or 3,5"),
+        (samplers, "run replay FILE --samplers tpe --seeds 5-3", "the lower one comes first"),
+        (samplers, "run replay FILE --samplers tpe --settings all", "on seeds from 1000"),
+        (samplers, "choose replay FILE", "`run --settings all` first"),
+        (samplers, "report replay FILE OUT", "holds no record of replay"),
+        (samplers, "report replay,nope FILE OUT", "no 'nope', only replay"),
+        (ablations, "run FILE --policy nope", "nope"),
+        (ablations, "run FILE --trials 5", "no whole number from 12 on"),
+        (ablations, "run FILE --retrained NOWHERE", "`benchmarks.retraining` first"),
+        (ablations, "run FILE --variants nope", "There is no variant 'nope'"),
+        (ablations, "report FILE", "`run` first"),
+        (retraining, "FOLDER whole --iterations 0", "no whole number from 1 on"),
+        (retraining, "THERE whole", "is a file: name a folder"),
+        (overhead, "FILE --samplers foo", "no 'foo', only arrl, "),
+        (overhead, "FILE --finished abc", "no whole number from 1 on"),
+        (real, "THERE", "is a file: name a folder"),
+        (real, "FOLDER --samplers foo", "no 'foo', only arrl, "),
+    ],
+)
+def test_wrong_input_gets_one_sentence(
+    module: ModuleType,
+    arguments: str,
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "there").touch()
+    paths = {
+        "FILE": tmp_path / "records.jsonl",
+        "FOLDER": tmp_path,
+        "NOWHERE": tmp_path / "nowhere",
+        "OUT": tmp_path / "out",
+        "THERE": tmp_path / "there",
+    }
+    with pytest.raises(SystemExit) as ended:
+        call(monkeypatch, module, *(paths.get(word, word) for word in arguments.split()))
+    assert sentence in f"{ended.value.code} {capsys.readouterr().err}"
+
+
+def test_what_a_killed_run_left_of_a_record_is_written_again(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    for seed in range(2):
+        _records.append(path, {"seed": seed})
+    with path.open("a") as file:
+        file.write('{"seed": 2, "tru')
+    assert _records.load(path) == [{"seed": 0}, {"seed": 1}]
+    _records.append(path, {"seed": 3})
+    assert _records.load(path) == [{"seed": 0}, {"seed": 1}, {"seed": 3}]
+
+
+def test_another_line_that_is_no_record_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    path.write_text('{"seed": 0}\n{"se\n{"seed": 1}\n')
+    with pytest.raises(SystemExit, match=r"Line 2 of .* is no record: delete that line"):
+        _records.load(path)
+
+
+def record(setting: str, seed: int, values: list[float | None]) -> dict[str, object]:
+    return {
+        "task": "replay",
+        "sampler": "tpe",
+        "setting": setting,
+        "seed": seed,
+        "workers": 1,
+        "version": f"{task('replay').version}; {CONTENDERS['tpe'].version()}",
+        "observed": values,
+        "truth": values,
+        "ask_seconds": 0.0,
+        "tell_seconds": 0.0,
+    }
+
+
+def test_a_setting_is_chosen_of_complete_studies_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen, path = tmp_path / "chosen.json", tmp_path / "records.jsonl"
+    monkeypatch.setattr(harness, "CHOSEN_FILE", chosen)
+    last = {"failure": 0.99, "worst": 0.98, "failure+constraint": 0.99}
+    for setting in ("failure", "worst", "failure+constraint"):
+        with pytest.raises(SystemExit, match=r"lacks tpe|holds no study"):
+            call(monkeypatch, samplers, "choose", "replay", path)
+        assert not chosen.exists()
+        _records.append(path, record(setting, 1000, [1.0] * 24 + [last[setting]]))
+    call(monkeypatch, samplers, "choose", "replay", path)
+    assert json.loads(chosen.read_text())["replay"]["tpe"]["setting"] == "worst"
+
+
+def test_a_report_counts_a_lengthened_study_once_and_no_selection_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, chosen = tmp_path / "records.jsonl", tmp_path / "chosen.json"
+    chosen.write_text('{"replay": {"tpe": {"setting": "worst", "scores": {}, "seeds": [1000]}}}')
+    monkeypatch.setattr(harness, "CHOSEN_FILE", chosen)
+    _records.append(path, record("worst", 0, [None] * 5 + [0.99] * 20))
+    _records.append(path, record("worst", 0, [0.99, None] + [0.99] * 48))
+    _records.append(path, record("worst", 1, [0.97] * 50))
+    _records.append(path, record("failure", 2, [0.5] * 50))
+    _records.append(path, record("worst", 1000, [0.5] * 50))
+    _records.append(path, record("worst", 3, [0.5] * 50) | {"version": "an older one"})
+    call(monkeypatch, samplers, "report", "replay", path, tmp_path / "out")
+    assert "2 records are superseded and left out." in capsys.readouterr().out
+    result = json.loads((tmp_path / "out.json").read_text())
+    tpe = result["workers"]["1"]["samplers"]["tpe"]
+    assert (tpe["studies"], tpe["crash share"]) == (2, 0.01)
+    for name in ("out.png", "out.curves.json.gz"):
+        assert (tmp_path / name).stat().st_size > 0
+    assert suites.SUITES["replay"] == ["replay"]
