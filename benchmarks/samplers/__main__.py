@@ -61,7 +61,9 @@ def main() -> None:
     choose.add_argument("suite", choices=SUITES)
     choose.add_argument("records", type=file)
     show = commands.add_parser(
-        "report", help="print tables; write OUT.json, OUT.png and OUT.curves.json.gz"
+        "report",
+        help="print tables; write OUT.json, OUT.curves.json.gz, OUT.png and, of studies with "
+        "several workers, OUT.workers.png",
     )
     show.add_argument(
         "suites", type=one_of(*SUITES), help=f"of {','.join(SUITES)}: one table of all"
@@ -165,7 +167,14 @@ def _report(suites: list[str], path: Path, out: Path) -> None:
     ]
     packed = gzip.compress(json.dumps(compact).encode(), mtime=0)
     out.with_suffix(".curves.json.gz").write_bytes(packed)
-    report.draw(by_workers[workers[0]], out.with_suffix(".png"))
+    report.draw_panels(report.panels(by_workers[workers[0]]), out.with_suffix(".png"))
+    if len(workers) > 1:
+        beside = {
+            f"{title}, {w} worker{'s' * (w != 1)}": panel
+            for w, part in by_workers.items()
+            for title, panel in report.panels(part).items()
+        }
+        report.draw_panels(beside, out.with_suffix(".workers.png"))
     for number, figures in result["workers"].items():
         print(f"{number} worker{'s' * (number != '1')}:\n\n{tables.sampler_table(figures)}\n")
     if result.get("loss against one worker"):

@@ -28,8 +28,8 @@ __all__ = [
     "Panel",
     "best_settings",
     "curves",
-    "draw",
     "draw_panels",
+    "panels",
     "parallel_loss",
     "summary",
 ]
@@ -198,14 +198,14 @@ def best_settings(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, A
     return result
 
 
-def draw(records: Iterable[Mapping[str, Any]], path: Path) -> None:
-    """Draw a panel a task: mean of the incumbent with its 95 % interval against trials."""
+def panels(records: Iterable[Mapping[str, Any]]) -> dict[str, Panel]:
+    """Return a panel a task: the incumbent against trials."""
     by_sampler = curves(records)
     tasks = sorted({name for by_task in by_sampler.values() for name in by_task})
-    panels = {}
+    found = {}
     for name in tasks:
         floor = task(name).floor
-        panels[name] = Panel(
+        found[name] = Panel(
             tables={
                 sampler: _table(by_task[name]) - (floor or 0.0)
                 for sampler, by_task in by_sampler.items()
@@ -214,7 +214,7 @@ def draw(records: Iterable[Mapping[str, Any]], path: Path) -> None:
             height="incumbent" if floor is None else f"incumbent - {floor:g}",
             log_scale=floor is not None,
         )
-    draw_panels(panels, path)
+    return found
 
 
 def draw_panels(panels: Mapping[str, Panel], path: Path) -> None:

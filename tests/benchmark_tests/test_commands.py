@@ -131,6 +131,7 @@ def test_a_report_counts_a_lengthened_study_once_and_no_selection_seed(
     _records.append(path, record("worst", 0, [None] * 5 + [0.99] * 20))
     _records.append(path, record("worst", 0, [0.99, None] + [0.99] * 48))
     _records.append(path, record("worst", 1, [0.97] * 50))
+    _records.append(path, record("worst", 1, [0.98] * 50) | {"workers": 4})
     _records.append(path, record("failure", 2, [0.5] * 50))
     _records.append(path, record("worst", 1000, [0.5] * 50))
     _records.append(path, record("worst", 3, [0.5] * 50) | {"version": "an older one"})
@@ -139,6 +140,6 @@ def test_a_report_counts_a_lengthened_study_once_and_no_selection_seed(
     result = json.loads((tmp_path / "out.json").read_text())
     tpe = result["workers"]["1"]["samplers"]["tpe"]
     assert (tpe["studies"], tpe["crash share"]) == (2, 0.01)
-    for name in ("out.png", "out.curves.json.gz"):
+    for name in ("out.png", "out.workers.png", "out.curves.json.gz"):
         assert (tmp_path / name).stat().st_size > 0
     assert suites.SUITES["replay"] == ["replay"]
