@@ -32,10 +32,12 @@ _MARKS = (12, 25, 50, 100, 300)
     "fresh tasks; of each 192 a third are real runs, the others random surfaces.",
 )
 @click.option(
-    "--trials", default=100, show_default=True, type=click.IntRange(min=12), help="With --check."
+    "--trials",
+    type=click.IntRange(min=12),
+    help="Of each study that --check plays.  [default: 100]",
 )
 def pretrain(
-    folder: Path, iterations: int, seed: int, device: str, tasks: int | None, trials: int
+    folder: Path, iterations: int, seed: int, device: str, tasks: int | None, trials: int | None
 ) -> None:
     """Train a policy on random tasks into FOLDER.
 
@@ -46,8 +48,10 @@ def pretrain(
     """
     _try_device(device)
     if tasks is not None:
-        _check(folder, tasks, trials, seed, device)
+        _check(folder, tasks, trials or 100, seed, device)
         return
+    if trials is not None:
+        raise BadInput("--trials is for --check: a training's studies grow by its recipe.")
     from safetensors.torch import save_file
 
     from optuna_arrl.sampler.pretraining.training import go_on

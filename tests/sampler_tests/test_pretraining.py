@@ -355,6 +355,7 @@ def test_the_command_trains_resumes_and_checks(
         (["broken", "--iterations", "2"], "is damaged: delete it"),
         (["new", "--device", "abacus"], "Torch cannot compute on device 'abacus' here"),
         (["/proc/nowhere"], "name a folder of yours"),
+        (["new", "--trials", "50"], "--trials is for --check"),
     ],
 )
 def test_bad_input_of_the_command_is_one_sentence(
