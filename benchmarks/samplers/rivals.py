@@ -129,12 +129,6 @@ CONTENDERS: dict[str, Contender] = {
         ),
         _optuna_version,
     ),
-    "tpe-constant-liar": Contender(
-        lambda space, start, seed, setting: optuna.samplers.TPESampler(
-            constant_liar=True, seed=seed
-        ),
-        _optuna_version,
-    ),
     "cmaes": Contender(
         lambda space, start, seed, setting: optuna.samplers.CmaEsSampler(
             seed=seed, warn_independent_sampling=False
