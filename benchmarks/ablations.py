@@ -204,13 +204,13 @@ def report(args: argparse.Namespace) -> None:
     records = _records.load(args.records)
     if not records:
         raise SystemExit(f"{args.records} holds nothing to report: `run` first.")
-    # Of what was trained anew more than once, the last.
-    newest = {record["variant"]: record["weights"].split(", ")[1:] for record in records}
-    records = [r for r in records if r["weights"].split(", ")[1:] == newest[r["variant"]]]
+    # Of what was trained anew more than once from the same policy, the last.
+    newest = {(r["variant"], r["weights"].split(",")[0]): r["weights"] for r in records}
     parts: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for record in records:
         policy = record["weights"].split(",")[0]
-        parts.setdefault((policy, record["trials"]), []).append(record)
+        if record["weights"] == newest[record["variant"], policy]:
+            parts.setdefault((policy, record["trials"]), []).append(record)
     for (weights, trials), part in parts.items():
         print(f"\nPolicy {weights}, studies of {trials} trials:")
         _report(part)

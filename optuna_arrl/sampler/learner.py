@@ -257,7 +257,8 @@ class Learner:
         replayed = 0
         finished = [trial for trial in trials if trial.state.is_finished()]
         ended = {t.number: t for t in sorted(finished, key=lambda trial: trial.number)}
-        while (numbers := self._next_batch(list(ended), remainder)) is not None:
+        numbers_ended = list(ended)
+        while (numbers := self._next_batch(numbers_ended, remainder)) is not None:
             used = self._make_version(trials, ended, numbers, direction, noise())
             replayed += begun and used > 0
         if replayed and isinstance(self.store, MemoryPolicyStore):

@@ -87,3 +87,19 @@ def test_what_is_trained_anew_plays_the_same_tasks(tmp_path: Path) -> None:
     alone, imitated = _records.load(path)
     assert imitated["log_regret"] == alone["log_regret"]  # it has learned nothing yet
     assert imitated["weights"].startswith(alone["weights"] + ", ")
+
+
+def test_of_what_was_trained_anew_the_last_is_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "records.jsonl"
+    for variant, weights, seed, regret in (
+        ("acquisition alone", "a", 1, 0.0),
+        ("acquisition alone", "a", 2, 0.0),
+        ("imitation only", "a, old", 1, 9.0),
+        ("imitation only", "a, new", 2, 0.5),
+    ):
+        record = {"variant": variant, "weights": weights, "seed": seed, "trials": 12}
+        _records.append(path, record | {"log_regret": {"12": [regret, regret]}})
+    ablations.report(arguments(path))
+    assert "| imitation only | +0.500 ± 0.000 (0) | 2 |" in capsys.readouterr().out

@@ -16,7 +16,6 @@ from benchmarks.samplers import __main__ as samplers
 from benchmarks.samplers import harness
 from benchmarks.samplers import overhead
 from benchmarks.samplers import real
-from benchmarks.samplers import suites
 from benchmarks.samplers.rivals import CONTENDERS
 from benchmarks.samplers.suites import task
 
@@ -142,4 +141,3 @@ def test_a_report_counts_a_lengthened_study_once_and_no_selection_seed(
     assert (tpe["studies"], tpe["crash share"]) == (2, 0.01)
     for name in ("out.png", "out.workers.png", "out.curves.json.gz"):
         assert (tmp_path / name).stat().st_size > 0
-    assert suites.SUITES["replay"] == ["replay"]

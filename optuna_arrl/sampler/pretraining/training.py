@@ -203,8 +203,9 @@ class Training:
         Raises:
             ValueError: When it is no checkpoint, or one of another recipe.
         """
+        written = io.BytesIO(checkpoint.read_bytes())
         try:
-            stored = torch.load(checkpoint, self.device, weights_only=True)
+            stored = torch.load(written, self.device, weights_only=True)
         except Exception as error:  # what the unpickler makes of any bytes
             raise ValueError(f"{checkpoint} is damaged: delete it to begin again.") from error
         if not isinstance(stored, dict) or stored.keys() != {"recipe", "at", "state"}:
