@@ -79,7 +79,6 @@ def test_every_trial_is_kept_without_its_database(tmp_path: Path) -> None:
 
 
 def test_figure_of_studies_of_unequal_length(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     _made_up(tmp_path, "arrl", 0, 0.03)
     _made_up(tmp_path, "arrl", 1, 0.03)
     _study(tmp_path, "arrl", 1).add_trial(optuna.trial.create_trial(value=1.5))
