@@ -1,10 +1,11 @@
-"""Make the shipped weights from searches of several seeds.
+"""Make the shipped weights from searches of several seeds, and from PPO begun with their mean.
 
     arrl pretrain runs/0 --iterations 150 --seed 0   # … 3; of commit fbe560b, where all 150 search
     python tools/average_exploration.py OUT runs/0/policy.safetensors … runs/3/policy.safetensors
+    python tools/average_exploration.py OUT --rest PPO.safetensors SEARCHED.safetensors
 
 How much to explore is the mean of what the searches found: each is noise to a good part. All else
-(value and forecast) is that of the shipped weights; weights/recipe.json says where it came from.
+(scores, value, forecast) is that of --rest; weights/recipe.json says where each came from.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from optuna_arrl.sampler.learner import shipped_policy
 
 
 _EXPLORATION = "exploration.weight"
+_OF_SEARCH = (_EXPLORATION, "log_scale")
 
 
 def main() -> None:
@@ -29,15 +31,18 @@ def main() -> None:
     )
     parser.add_argument("out", type=Path)
     parser.add_argument("searched", type=Path, nargs="+")
+    parser.add_argument("--rest", type=Path, help="default: the shipped weights")
     args = parser.parse_args()
     weights = {
         name: weight.contiguous()
-        for name, weight in shipped_policy(None).network.state_dict().items()
+        for name, weight in shipped_policy(args.rest).network.state_dict().items()
     }
-    found = torch.stack([load_file(path)[_EXPLORATION] for path in args.searched])
-    weights[_EXPLORATION] = found.mean(0)
+    searches = [load_file(path) for path in args.searched]
+    for name in _OF_SEARCH:
+        weights[name] = torch.stack([search[name] for search in searches]).mean(0)
     save_file(weights, args.out)
-    if len(found) > 1:
+    if len(searches) > 1:
+        found = torch.stack([search[_EXPLORATION] for search in searches])
         errors = found.std(0) / len(found) ** 0.5
         print("means:", found.mean(0), "in standard errors:", found.mean(0) / errors, sep="\n")
 

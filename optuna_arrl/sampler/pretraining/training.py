@@ -73,6 +73,7 @@ class Recipe:
         search_rate: Step size of the first of them.
         horizons: Trials of a study, from the first iterations to the last ones.
         learning_rate: Of PPO's first iteration; both rates fall linearly to a tenth.
+        discount, gae_lambda: γ and λ of PPO's advantages. (The value head learns the study's own.)
         forecast_coefficient: Weight of the likelihood of the outcomes in PPO's loss.
     """
 
@@ -85,6 +86,8 @@ class Recipe:
     search_rate: float = 0.4
     horizons: tuple[int, ...] = (30, 60, 100)
     learning_rate: float = 3e-3
+    discount: float = 0.995
+    gae_lambda: float = 0.98
     forecast_coefficient: float = PPOConfig.forecast_coefficient
 
     def progress(self, iteration: int) -> float:
@@ -279,7 +282,7 @@ class Training:
         played = play(tasks, horizon, seed, recorder, candidates=self.recipe.candidates)
         seconds = time.perf_counter()
         config = self.recipe.ppo()
-        advantage, explained = self._judge(tasks, played, repeats, config)
+        advantage, explained = self._judge(tasks, played, repeats)
         batch = self._batch(played, recorder, advantage, config)
         self._set_learning_rate(self.recipe.progress(self.iteration))
         shuffle = torch.Generator().manual_seed(seed)
@@ -292,7 +295,7 @@ class Training:
             group["lr"] = self.recipe.learning_rate * (1.0 - 0.9 * progress)
 
     def _judge(
-        self, tasks: Tasks, played: Episodes, repeats: int, config: PPOConfig
+        self, tasks: Tasks, played: Episodes, repeats: int
     ) -> tuple[Tensor, float]:
         """Return the advantages (B, n - 1), and what share of the returns' variance the critic
         explained; and let the critic learn from the studies.
@@ -302,7 +305,7 @@ class Training:
             values = self.critic(features)
         gains = played.log_regret[:, :-1] - played.log_regret[:, 1:]
         advantage, target = generalized_advantage(
-            gains, values[:, :-1], values[:, -1], config.discount, config.gae_lambda
+            gains, values[:, :-1], values[:, -1], self.recipe.discount, self.recipe.gae_lambda
         )
         self._fit_critic(features[:, :-1], target)
         explained = 1.0 - (target - values[:, :-1]).var() / target.var().clamp(min=1e-8)
