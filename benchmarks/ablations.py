@@ -26,6 +26,7 @@ from benchmarks._arguments import at_least
 from benchmarks._arguments import file
 from benchmarks._arguments import folder
 from benchmarks.retraining import retrained
+from benchmarks.retraining import without_scores
 from optuna_arrl.sampler import ARRLSampler
 from optuna_arrl.sampler.history import History
 from optuna_arrl.sampler.learner import shipped_policy
@@ -148,6 +149,9 @@ def variants(network: PolicyNetwork) -> dict[str, Callable[[int, int], Choose]]:
     return {
         "acquisition alone": lambda seed, _: as_in_a_study(acquisition, seed),
         "whole network": lambda seed, _: as_in_a_study(network, seed),
+        "exploration alone, no scores": lambda seed, _: as_in_a_study(
+            without_scores(network), seed
+        ),
         "explores alike in every state": lambda seed, _: as_in_a_study(
             _same_everywhere(network), seed
         ),

@@ -3,10 +3,10 @@
     python -m benchmarks.retraining runs/retrained whole imitation names trials process forecast
     python -m benchmarks.ablations run runs/ablations.jsonl --retrained runs/retrained
 
-All begin with the shipped policy, which has learned how much to explore, and take the recipe of
-PPO in `arrl pretrain`: its horizons, candidates, rates, and the same number of studies. What a
-part tells is hidden while the network learns and while it is judged. (The layers that all begin
-with have learned to forecast outcomes with every part in sight, "no forecast" included: only what
+All begin with the shipped policy less its scores, with how much to explore, value and forecast,
+and take the recipe of PPO in `arrl pretrain`: its horizons, candidates, rates, and the same number
+of studies. What a part tells is hidden while the network learns and while it is judged. (The
+layers that all begin with have learned with every part in sight, "no forecast" included: only what
 is learned from there on does without.) Interrupted, the same line goes on (imitation begins
 again).
 """
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from collections.abc import Iterable
+import copy
 from dataclasses import dataclass
 from dataclasses import replace
 import hashlib
@@ -43,7 +44,7 @@ from optuna_arrl.sampler.pretraining.training import train
 from optuna_arrl.sampler.pretraining.training import Training
 
 
-__all__ = ["VARIANTS", "Partial", "retrain", "retrained"]
+__all__ = ["VARIANTS", "Partial", "retrain", "retrained", "without_scores"]
 
 _NO_SCALE = -50.0  # of the acquisition, as a logarithm: it has no say and gets no gradient
 
@@ -134,9 +135,19 @@ VARIANTS = {
 """Name → what is trained; file names in the folder."""
 
 
+@torch.no_grad()
+def without_scores(network: PolicyNetwork) -> PolicyNetwork:
+    """Return a copy that scores by the acquisition alone, but explores as the network does."""
+    copied = copy.deepcopy(network)
+    for head in (copied.residual, copied.slot_effects):
+        head.weight.zero_()
+        head.bias.zero_()
+    return copied
+
+
 def _begin(variant: Variant) -> PolicyNetwork:
     network = Partial(variant.change)
-    network.load_state_dict(shipped_policy(None).network.state_dict())
+    network.load_state_dict(without_scores(shipped_policy(None).network).state_dict())
     if not variant.acquisition:
         with torch.no_grad():
             network.log_scale.fill_(_NO_SCALE)

@@ -11,6 +11,7 @@ import torch
 
 from benchmarks import _records
 from benchmarks import ablations
+from benchmarks.retraining import without_scores
 from optuna_arrl.sampler.policy import PolicyNetwork
 
 
@@ -55,6 +56,20 @@ def test_a_study_that_learns_ends_with_another_policy(tmp_path: Path) -> None:
     ablations.run(arguments(path, variants=["PPO in the study"], **given))
     (record,) = _records.load(path)
     assert record["kl"] > 0.0
+
+
+def test_without_scores_only_the_exploration_is_left() -> None:
+    network = PolicyNetwork(seed=3)
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.add_(0.1)
+    left = without_scores(network).state_dict()
+    scores = {
+        f"{head}.{part}" for head in ("residual", "slot_effects") for part in ("weight", "bias")
+    }
+    for name, weight in network.state_dict().items():
+        assert torch.equal(left[name], weight) != (name in scores), name
+        assert name not in scores or not left[name].any()
 
 
 def test_other_weights_are_other_records(

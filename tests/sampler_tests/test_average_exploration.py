@@ -31,7 +31,10 @@ def test_exploration_is_the_mean_of_the_searches_and_all_else_is_what_is_shipped
     searched = []
     for value in (1.0, 2.0, 6.0):
         searched.append(tmp_path / f"{value}.safetensors")
-        weights = {"exploration.weight": torch.full(shape, value), "log_scale": torch.tensor(value)}
+        weights = {
+            "exploration.weight": torch.full(shape, value),
+            "log_scale": torch.tensor(value),
+        }
         save_file(weights, searched[-1])
     out = tmp_path / "out.safetensors"
     _make(monkeypatch, out, *searched)

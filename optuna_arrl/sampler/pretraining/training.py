@@ -294,9 +294,7 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.learning_rate * (1.0 - 0.9 * progress)
 
-    def _judge(
-        self, tasks: Tasks, played: Episodes, repeats: int
-    ) -> tuple[Tensor, float]:
+    def _judge(self, tasks: Tasks, played: Episodes, repeats: int) -> tuple[Tensor, float]:
         """Return the advantages (B, n - 1), and what share of the returns' variance the critic
         explained; and let the critic learn from the studies.
         """
