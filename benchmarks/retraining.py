@@ -3,12 +3,13 @@
     python -m benchmarks.retraining runs/retrained whole imitation names trials process forecast
     python -m benchmarks.ablations run runs/ablations.jsonl --retrained runs/retrained
 
-All begin with the shipped policy less its scores, with how much to explore, value and forecast,
-and take the recipe of PPO in `arrl pretrain`: its horizons, candidates, rates, and the same number
-of studies. What a part tells is hidden while the network learns and while it is judged. (The
-layers that all begin with have learned with every part in sight, "no forecast" included: only what
-is learned from there on does without.) Interrupted, the same line goes on (imitation begins
-again).
+All begin where the shipped policy's PPO began (results/retrained/start.safetensors: how much to
+explore and forecasts are learned, scores are zero), and take the recipe of PPO in `arrl pretrain`:
+its horizons, candidates, rates, and the same number of studies; so `whole` makes the shipped
+scores again. What a part tells is hidden while the network learns and while it is judged. (The
+layers that all begin with have learned to forecast with every part in sight, "no forecast"
+included: only what is learned from there on does without.) Interrupted, the same line goes on
+(imitation begins again).
 """
 
 from __future__ import annotations
@@ -31,7 +32,6 @@ from torch import Tensor
 from benchmarks._arguments import at_least
 from benchmarks._arguments import folder
 from benchmarks.imitation import imitate
-from optuna_arrl.sampler.learner import shipped_policy
 from optuna_arrl.sampler.policy import FEATURES
 from optuna_arrl.sampler.policy import PolicyInput
 from optuna_arrl.sampler.policy import PolicyNetwork
@@ -46,6 +46,7 @@ from optuna_arrl.sampler.pretraining.training import Training
 
 __all__ = ["VARIANTS", "Partial", "retrain", "retrained", "without_scores"]
 
+_START = Path(__file__).parent / "results/retrained/start.safetensors"
 _NO_SCALE = -50.0  # of the acquisition, as a logarithm: it has no say and gets no gradient
 
 # What the Gaussian processes tell of a candidate, a state and a slot. Distances to trials are in
@@ -147,7 +148,7 @@ def without_scores(network: PolicyNetwork) -> PolicyNetwork:
 
 def _begin(variant: Variant) -> PolicyNetwork:
     network = Partial(variant.change)
-    network.load_state_dict(without_scores(shipped_policy(None).network).state_dict())
+    network.load_state_dict(load_file(_START))
     if not variant.acquisition:
         with torch.no_grad():
             network.log_scale.fill_(_NO_SCALE)

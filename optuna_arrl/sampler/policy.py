@@ -3,7 +3,7 @@
     logits = scale × relative log-acquisition + Σ over moved slots + residual(candidate, state)
 
 The acquisition is the surrogate's, but how much it explores is learned: its constants depend on
-how the study goes. All learned parts start at zero, so an unlearned policy is the surrogate's
+how the study goes. In an untrained network all learned parts are zero: it is the surrogate's
 acquisition, softened.
 The state is seen as tokens: one a slot (type, scale, name family, bounds, what the trials say of
 its direction), one a trial (the 32 latest and the 8 best), one a candidate. The same weights
