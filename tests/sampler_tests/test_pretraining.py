@@ -20,12 +20,15 @@ from optuna_arrl.cli import main
 from optuna_arrl.sampler.history import History
 from optuna_arrl.sampler.learner import shipped_policy
 from optuna_arrl.sampler.policy import PolicyNetwork
+from optuna_arrl.sampler.ppo import Batch
+from optuna_arrl.sampler.ppo import ppo_update
 from optuna_arrl.sampler.pretraining import training as module
 from optuna_arrl.sampler.pretraining.checking import as_in_a_study
 from optuna_arrl.sampler.pretraining.checking import compare
 from optuna_arrl.sampler.pretraining.checking import summarise
 from optuna_arrl.sampler.pretraining.drawing import draw_tasks
 from optuna_arrl.sampler.pretraining.drawing import TRAINING_TASKS
+from optuna_arrl.sampler.pretraining.episodes import Episodes
 from optuna_arrl.sampler.pretraining.episodes import play
 from optuna_arrl.sampler.pretraining.runs import HELD_OUT
 from optuna_arrl.sampler.pretraining.runs import RunTasks
@@ -290,6 +293,41 @@ def test_training_goes_on_from_a_checkpoint_as_if_never_stopped(tmp_path: Path) 
 def test_training_never_plays_a_task_that_checks_use() -> None:
     seeds = {TRAINING_TASKS + 10_000 * s + i for s in range(3) for i in range(200)}
     assert min(seeds) == TRAINING_TASKS and len(seeds) == 600
+
+
+@pytest.mark.parametrize(("discount", "gae_lambda"), [(0.5, 1.0), (1.0, 0.25), (0.9, 0.0)])
+def test_an_edit_is_credited_with_what_the_study_gains_later(
+    discount: float, gae_lambda: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a critic that expects 1 everywhere: Â = Σ_k (γλ)^k (gain_k + γ - 1)."""
+    played: list[Episodes] = []
+    learned_from: list[Batch] = []
+    monkeypatch.setattr(module, "play", lambda *a, **k: played.append(play(*a, **k)) or played[-1])
+    monkeypatch.setattr(
+        module, "ppo_update", lambda *a: learned_from.append(a[2]) or ppo_update(*a)
+    )
+    training = Training(
+        dataclasses.replace(TINY, search_iterations=0, discount=discount, gae_lambda=gae_lambda)
+    )
+    with torch.no_grad():
+        for weight in training.critic.parameters():
+            weight.zero_()
+        training.critic.layers[-1].bias.fill_(1.0)
+    next(iter(training))
+
+    regret = played[0].log_regret
+    gains = regret[:, :-1] - regret[:, 1:]
+    trials = gains.shape[1]
+    factors = torch.tensor(
+        [
+            [(discount * gae_lambda) ** (later - t) if later >= t else 0.0 for t in range(trials)]
+            for later in range(trials)
+        ]
+    )
+    credit = (gains + discount - 1.0) @ factors
+    bound = 4.0 * float(credit.std())
+    advantage = learned_from[0].advantage.reshape(trials, -1).T
+    torch.testing.assert_close(advantage, credit.clamp(-bound, bound))
 
 
 def test_horizons_grow_and_early_ones_come_back() -> None:
