@@ -1,4 +1,6 @@
-"""Figures of the comparison on real trainings, from studies and reruns made up here."""
+"""The comparison on real trainings: its figures, from studies and reruns made up here, and how a
+study goes on, with a line in place of a training.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ import optuna
 import pytest
 
 from benchmarks._records import append
+from benchmarks.samplers import real
 from benchmarks.samplers.real import _study
 from benchmarks.samplers.real import draw
 from benchmarks.samplers.real import export
@@ -84,3 +87,47 @@ def test_figure_of_studies_of_unequal_length(tmp_path: Path) -> None:
     _study(tmp_path, "arrl", 1).add_trial(optuna.trial.create_trial(value=1.5))
     draw(tmp_path, ["arrl"], range(2))
     assert (tmp_path / "studies.png").read_bytes().startswith(b"\x89PNG")
+
+
+class _Line:
+    """An objective whose best edit is the lowest one; its third run is interrupted, once."""
+
+    runs = 0
+    closed = 0
+
+    def __init__(self, profile: str) -> None:
+        assert profile == "cpu"
+
+    def enqueue_baseline(self, study: optuna.Study) -> None:
+        if not study.trials:
+            study.enqueue_trial({"lr": 0.5})
+
+    def __call__(self, trial: optuna.Trial) -> float:
+        lr = trial.suggest_float("lr", 0.0, 1.0)
+        _Line.runs += 1
+        if _Line.runs == 3:
+            raise KeyboardInterrupt
+        return 1.0 + lr
+
+    def close(self) -> None:
+        _Line.closed += 1
+
+
+@pytest.mark.parametrize("sampler", ["arrl", "tpe", "cmaes-from-start"])
+def test_an_interrupted_study_goes_on_where_it_was(
+    sampler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(real, "TrainScriptObjective", _Line)
+    monkeypatch.setattr(_Line, "runs", 0)
+    monkeypatch.setattr(_Line, "closed", 0)
+    with pytest.raises(KeyboardInterrupt):
+        real.run_study(tmp_path, sampler, 0, trials=5)
+    assert len(real._completed(_study(tmp_path, sampler, 0))) == 2
+    real.run_study(tmp_path, sampler, 0, trials=5)
+    edits = [trial.params["lr"] for trial in real._completed(_study(tmp_path, sampler, 0))]
+    assert edits[0] == 0.5  # the baseline, once
+    assert len(set(edits)) == 5  # none drawn again after the interruption
+    assert (_Line.runs, _Line.closed) == (6, 2)
+
+    real.run_study(tmp_path, sampler, 0, trials=5)  # nothing is missing
+    assert _Line.runs == 6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -126,3 +127,39 @@ def test_numpy_trees_predict_what_the_library_predicts() -> None:
         classifier.decision_function(fresh),
         atol=1e-5,
     )
+
+
+def _table(**columns: list[float]) -> Any:
+    """Return published trials, of one run where nothing else is said."""
+    pandas = pytest.importorskip("pandas")
+    count = len(columns["val_bpb"])
+    same = {name: [value] * count for name, value in DEFAULT.items()}
+    run = {"method": ["TPE"] * count, "seed": [0] * count, "success": [1] * count}
+    return pandas.DataFrame({**same, **run, **columns})
+
+
+def test_repeats_of_one_configuration_in_one_run_measure_the_noise() -> None:
+    pytest.importorskip("sklearn")
+    from benchmarks.replay.fit import measured_noise
+
+    pairs = [(0.970, 0.972), (0.984, 0.985), (0.994, 0.991), (1.02, 1.02), (1.2, 1.1)]
+    table = _table(
+        val_bpb=[value for pair in pairs for value in pair] + [5.0, 0.5],
+        DEPTH=[1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 1, 1],
+        seed=[0] * 10 + [1, 2],  # the last two are other runs' first tries: no repeats
+    )
+    noise = measured_noise(table, table["success"].to_numpy() == 1)
+    for sizes, (first, second) in zip(noise.sizes, pairs, strict=True):
+        assert sizes == pytest.approx(abs(first - second) / 2**0.5)
+
+
+def test_a_published_curve_is_the_best_value_that_ran_so_far() -> None:
+    pytest.importorskip("sklearn")
+    from benchmarks.replay.fit import published
+
+    values = [1.0, 0.5, *[0.99] * 58, *[0.98] * 140, *[0.995] * 100]
+    ran = [1, 0, *[1] * 298]
+    table = _table(val_bpb=values[::-1], trial=[*range(300)][::-1], success=ran[::-1])
+    curve = published(table, "TPE")
+    assert curve["runs"] == [[0.99, 0.99, 0.98, 0.98]]
+    assert curve["crash share of the first 300"] == pytest.approx(1 / 300, abs=1e-4)
