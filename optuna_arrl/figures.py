@@ -65,12 +65,15 @@ _RED = "#d55e00"
 _GREY = "#808080"
 _GRID = "rgba(128,128,128,0.25)"
 
+# Where a study's first returns hardly vary, one of -200 would flatten all that come after it.
+_LEAST_EXPLAINED = -1.0
+
 _PANELS = (
     ("approx_kl", "KL to the version before (nats)"),
     ("reference_kl", "KL to version 0 (nats)"),
     ("entropy", "entropy (nats)"),
     ("clip_fraction", "clip fraction (of the steps)"),
-    ("explained_variance", "explained variance (of returns)"),
+    ("explained_variance", f"explained variance (of returns, {_LEAST_EXPLAINED:g} at least)"),
     ("mean_reward", "mean reward (scale-free)"),
 )
 
@@ -251,10 +254,13 @@ def _policy_versions(study: Study) -> _Json | None:
     }
     for index, (name, label) in enumerate(_PANELS):
         suffix = "" if index == 0 else str(index + 1)
+        measured = [_rounded(r.statistics.get(name)) for r in records]
+        if name == "explained_variance":
+            measured = [None if y is None else max(y, _LEAST_EXPLAINED) for y in measured]
         traces.append(
             {
                 "x": [r.version for r in records],
-                "y": [_rounded(r.statistics.get(name)) for r in records],
+                "y": measured,
                 "name": name,
                 "mode": "lines+markers",
                 "line": {"color": _BLUE, "width": 2},

@@ -278,9 +278,21 @@ def test_figures_of_a_policy_are_what_its_versions_measured(study: optuna.Study)
         panel = trace(figure, name)
         assert panel["x"] == [1, 2]
         expected = [record.statistics[name] for record in records[1:]]
-        assert panel["y"] == pytest.approx(expected, rel=1e-5)
         assert all(isinstance(value, float) for value in expected)
+        if name == "explained_variance":
+            expected = [max(value, -1.0) for value in expected]
+        assert panel["y"] == pytest.approx(expected, rel=1e-5)
     assert "mean reward (scale-free)" in [a["text"] for a in figure["layout"]["annotations"]]
+
+
+def test_an_update_that_explained_nothing_does_not_flatten_the_others() -> None:
+    study = optuna.create_study(sampler=ARRLSampler(seed=0, batch_size=4))
+    study.optimize(lambda trial: 1.0 + 1e-9 * bowl(trial), n_trials=9)
+    assert isinstance(study.sampler, ARRLSampler)
+    measured = [r.statistics for r in study.sampler.policy_versions(study)[1:]]
+    assert min(statistics["explained_variance"] for statistics in measured) < -1.5
+    save_figures(study)
+    assert min(trace(drawn(study)[POLICY_ID], "explained_variance")["y"]) == -1.0
 
 
 def test_an_update_that_measured_nothing_is_a_gap(tmp_path: Path) -> None:
