@@ -10,14 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-
-# Two-sided 95 % quantiles of Student's t for 1 … 30 degrees of freedom.
-_T95 = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
-    2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
-    2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
-)  # fmt: skip
+from scipy.stats import t as student_t
 
 
 def load(path: Path) -> list[dict[str, Any]]:
@@ -58,5 +51,5 @@ def mean_interval(values: list[float]) -> tuple[float, float]:
     n = len(values)
     if n < 2:
         return float(np.mean(values)), math.inf
-    t = _T95[n - 2] if n - 2 < len(_T95) else 1.96
-    return float(np.mean(values)), t * float(np.std(values, ddof=1)) / math.sqrt(n)
+    quantile = float(student_t.ppf(0.975, n - 1))
+    return float(np.mean(values)), quantile * float(np.std(values, ddof=1)) / math.sqrt(n)

@@ -2,7 +2,7 @@
 
     python -m benchmarks.retraining runs/retrained whole imitation names trials process forecast
     python -m benchmarks.ablations run runs/ablations.jsonl --tasks 512 --retrained runs/retrained
-    python -m benchmarks.ablations report runs/ablations.jsonl
+    python -m benchmarks.ablations report runs/ablations.jsonl runs/ablations
 
 Every variant plays the same tasks with the same noise and the same draws of candidates. The tasks'
 seeds lie below those of training: nothing was learned on them. Interrupted, `run` goes on.
@@ -15,7 +15,9 @@ from collections.abc import Callable
 import copy
 import functools
 import inspect
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -49,6 +51,7 @@ from optuna_arrl.sampler.surrogate import Surrogate
 
 _SIDE_BY_SIDE = 64  # tasks a lot
 _MARKS = (12, 25, 50, 100, 300)
+_AGAINST = ("acquisition alone", "whole network", "PPO before the study")
 # Trials that a study's update learns from: as many as by default.
 _BATCH = inspect.signature(ARRLSampler).parameters["batch_size"].default
 
@@ -204,7 +207,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def report(args: argparse.Namespace) -> None:
-    """Print, by weights and length, every variant less the most important ones, with p."""
+    """Print, by weights and length, every variant less the most important ones; write and draw."""
     records = _records.load(args.records)
     if not records:
         raise SystemExit(f"{args.records} holds nothing to report: `run` first.")
@@ -215,39 +218,104 @@ def report(args: argparse.Namespace) -> None:
         policy = record["weights"].split(",")[0]
         if record["weights"] == newest[record["variant"], policy]:
             parts.setdefault((policy, record["trials"]), []).append(record)
-    for (weights, trials), part in parts.items():
-        print(f"\nPolicy {weights}, studies of {trials} trials:")
-        _report(part)
+    result = [
+        {"policy": policy, "trials a study": trials} | _figures(part)
+        for (policy, trials), part in parts.items()
+    ]
+    for part in result:
+        _print(part)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(result, indent=1) + "\n"
+    args.out.with_suffix(".json").write_text(text, encoding="utf-8")
+    _draw(result, args.out.with_suffix(".png"))
 
 
-def _report(records: list[dict[str, Any]]) -> None:
+def _figures(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return against what → variant → its tasks, and by trials the difference of log regrets.
+
+    A difference is its mean, half its 95 % interval, and p of a two-sided paired t test.
+    """
     table: dict[str, dict[int, dict[str, list[float]]]] = {}
     for record in records:
         of_variant = table.setdefault(record["variant"], {})
         of_variant[record["seed"]] = record["log_regret"]
-    for against in ("acquisition alone", "whole network", "PPO before the study"):
-        lots = table.get(against)
-        if lots is None:
-            continue
-        marks = [mark for mark in _MARKS if all(str(mark) in lots[s] for s in lots)]
-        heads = "".join(f" {mark} |" for mark in marks)
-        print(f"\n| log regret less that of: {against} |{heads} tasks |")
-        print(f"|---|{'---|' * len(marks)}---|")
+    result: dict[str, Any] = {}
+    for against in _AGAINST:
+        lots = table.get(against, {})
+        marks = [m for m in map(str, _MARKS) if lots and all(m in lots[seed] for seed in lots)]
+        compared = result[f"less {against}"] = {}
         for name, other in table.items():
             shared = sorted(other.keys() & lots.keys())
             if name == against or not shared:
                 continue
             differences = [
-                torch.tensor([other[seed][str(mark)] for seed in shared]).flatten()
-                - torch.tensor([lots[seed][str(mark)] for seed in shared]).flatten()
+                torch.tensor([other[seed][mark] for seed in shared]).flatten()
+                - torch.tensor([lots[seed][mark] for seed in shared]).flatten()
                 for mark in marks
             ]
             rows = summarise(torch.stack(differences, 1), range(1, len(marks) + 1))
-            cells = [f"{row.mean:+.3f} ± {row.half_width:.3f} ({row.p:.2g})" for row in rows]
-            print(f"| {' | '.join([name, *cells])} | {rows[0].tasks} |")
+            compared[name] = {"tasks": rows[0].tasks} | {
+                mark: [round(row.mean, 6), round(row.half_width, 6), float(f"{row.p:.2g}")]
+                for mark, row in zip(marks, rows, strict=True)
+            }
     kls = [record["kl"] for record in records if "kl" in record]
     if kls:
-        print(f"\nPPO in the study: mean KL to the shipped policy {sum(kls) / len(kls):.2g} nats")
+        result["mean KL of PPO in the study"] = float(f"{sum(kls) / len(kls):.2g}")
+    return result
+
+
+def _print(part: dict[str, Any]) -> None:
+    print(f"\nPolicy {part['policy']}, studies of {part['trials a study']} trials:")
+    for against in _AGAINST:
+        compared = part[f"less {against}"]
+        if not compared:
+            continue
+        marks = [mark for mark in next(iter(compared.values())) if mark != "tasks"]
+        print(f"\n| log regret less that of: {against} | {' | '.join(marks)} | tasks |")
+        print(f"|---|{'---|' * len(marks)}---|")
+        for name, figures in compared.items():
+            cells = ["{:+.3f} ± {:.3f} ({:g})".format(*figures[mark]) for mark in marks]
+            print(f"| {' | '.join([name, *cells])} | {figures['tasks']} |")
+    if (kl := part.get("mean KL of PPO in the study")) is not None:
+        print(f"\nPPO in the study: mean KL to the shipped policy {kl} nats")
+
+
+def _draw(parts: list[dict[str, Any]], path: Path) -> None:
+    """Draw every variant less the acquisition alone, with its interval, against trials."""
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys(name for part in parts for name in part[f"less {_AGAINST[0]}"]))
+    columns = min(2, len(parts))
+    rows = math.ceil(len(parts) / columns)
+    figure = Figure(figsize=(6.5 * columns, 4.5 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis, part in zip(axes.flat, parts, strict=False):
+        marks: list[str] = []
+        for name, figures in part[f"less {_AGAINST[0]}"].items():
+            marks = [mark for mark in figures if mark != "tasks"]
+            index = names.index(name)
+            # Side by side, so that no interval hides another.
+            aside = 0.05 * (index - len(names) / 2)
+            axis.errorbar(
+                [place + aside for place in range(len(marks))],
+                [figures[mark][0] for mark in marks],
+                yerr=[figures[mark][1] for mark in marks],
+                fmt="o-" if index < 10 else "s--",  # there are ten colors
+                markersize=3,
+                linewidth=1,
+                color=f"C{index % 10}",
+                label=f"{name} ({figures['tasks']})",
+            )
+        axis.axhline(0.0, color="black", linewidth=0.8)
+        axis.set_xticks(range(len(marks)), marks)
+        axis.set_yscale("symlog", linthresh=0.1)  # what lacks the Gaussian process is far off
+        axis.set_title(f"policy {part['policy']}, studies of {part['trials a study']} trials")
+        axis.set_xlabel("trials")
+        axis.set_ylabel(f"log regret less that of {_AGAINST[0]}")
+        axis.legend(frameon=False, fontsize="x-small")
+    for axis in axes.flat[len(parts) :]:
+        axis.set_axis_off()
+    figure.savefig(path, dpi=120)
 
 
 def main() -> None:
@@ -269,6 +337,7 @@ def main() -> None:
     command.set_defaults(do=run)
     command = commands.add_parser("report")
     command.add_argument("records", type=file)
+    command.add_argument("out", type=Path, help="OUT.json and OUT.png are written")
     command.set_defaults(do=report)
     args = parser.parse_args()
     torch.set_num_threads(1)

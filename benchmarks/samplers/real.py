@@ -46,6 +46,7 @@ from optuna_arrl.trajectory import OUTCOME_KEY
 # Trials of a study use the environment's seed 0.
 _FIRST_FRESH_SEED = 1001
 _TRIALS_FILE = "trials.jsonl.gz"
+_MADE_BY_KEY = "benchmark:made_by"
 
 
 def main() -> None:
@@ -79,10 +80,22 @@ def main() -> None:
 
 
 def run_study(folder: Path, sampler: str, seed: int, trials: int) -> None:
-    """Bring a study to a number of completed trials; trial 0 is the baseline."""
+    """Bring a study to a number of completed trials; trial 0 is the baseline.
+
+    Raises:
+        SystemExit: When another version or setting of the sampler has begun it.
+    """
     study = _study(folder, sampler, seed)
     if len(_completed(study)) >= trials:
         return
+    made_by = f"{CONTENDERS[sampler].version()}; {chosen_setting('replay', sampler)}"
+    begun_by = study.user_attrs.get(_MADE_BY_KEY)
+    if study.trials and begun_by != made_by:
+        raise SystemExit(
+            f"Study {study.study_name} in {folder} was begun by {begun_by or 'an older version'}, "
+            f"which is not this one ({made_by}): name another folder."
+        )
+    study.set_user_attr(_MADE_BY_KEY, made_by)
     objective = TrainScriptObjective(profile="cpu")
     try:
         objective.enqueue_baseline(study)
@@ -220,6 +233,7 @@ def _packed(study: optuna.Study) -> dict[str, Any]:
     distributions = {k: d for trial in trials for k, d in trial.distributions.items()}
     return {
         "study": study.study_name,
+        "made_by": study.user_attrs.get(_MADE_BY_KEY),
         "distributions": {k: distribution_to_json(d) for k, d in distributions.items()},
         "trials": [
             {
@@ -243,6 +257,7 @@ def _kept(folder: Path) -> dict[str, dict[str, Any]]:
 def _unpacked(packed: Mapping[str, Any]) -> optuna.Study:
     """Return a study in memory that has a finished study's trials."""
     study = optuna.create_study(study_name=packed["study"])
+    study.set_user_attr(_MADE_BY_KEY, packed.get("made_by"))
     distributions = {k: json_to_distribution(d) for k, d in packed["distributions"].items()}
     for kept in packed["trials"]:
         while len(study.trials) < kept["number"]:  # what the machine failed had a number too

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ def arguments(path: Path, **given: object) -> argparse.Namespace:
         "retrained": None,
         "variants": None,
     }
-    return argparse.Namespace(records=path, **{**defaults, **given})
+    return argparse.Namespace(records=path, out=path.with_name("out"), **{**defaults, **given})
 
 
 def test_what_learned_nothing_is_the_acquisition(
@@ -118,3 +119,9 @@ def test_of_what_was_trained_anew_the_last_is_reported(
         _records.append(path, record | {"log_regret": {"12": [regret, regret]}})
     ablations.report(arguments(path))
     assert "| imitation only | +0.500 ± 0.000 (0) | 2 |" in capsys.readouterr().out
+    (part,) = json.loads((tmp_path / "out.json").read_text())
+    assert (part["policy"], part["trials a study"]) == ("a", 12)
+    assert part["less acquisition alone"] == {
+        "imitation only": {"tasks": 2, "12": [0.5, 0.0, 0.0]},
+    }
+    assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")

@@ -43,7 +43,7 @@ def call(monkeypatch: pytest.MonkeyPatch, module: ModuleType, *arguments: object
         (ablations, "run FILE --trials 5", "no whole number from 12 on"),
         (ablations, "run FILE --retrained NOWHERE", "`benchmarks.retraining` first"),
         (ablations, "run FILE --variants nope", "There is no variant 'nope'"),
-        (ablations, "report FILE", "`run` first"),
+        (ablations, "report FILE OUT", "`run` first"),
         (retraining, "FOLDER whole --iterations 0", "no whole number from 1 on"),
         (retraining, "THERE whole", "is a file: name a folder"),
         (overhead, "FILE --samplers foo", "no 'foo', only arrl, "),

@@ -15,6 +15,7 @@ from benchmarks.samplers.real import _study
 from benchmarks.samplers.real import draw
 from benchmarks.samplers.real import export
 from benchmarks.samplers.real import report
+from benchmarks.samplers.rivals import Setting
 
 
 def _made_up(folder: Path, sampler: str, seed: int, gain: float) -> None:
@@ -130,4 +131,9 @@ def test_an_interrupted_study_goes_on_where_it_was(
     assert (_Line.runs, _Line.closed) == (6, 2)
 
     real.run_study(tmp_path, sampler, 0, trials=5)  # nothing is missing
+    assert _Line.runs == 6
+
+    monkeypatch.setattr(real, "chosen_setting", lambda *_: Setting(coding="worst"))
+    with pytest.raises(SystemExit, match=r"begun by .*, which is not this one .*another folder"):
+        real.run_study(tmp_path, sampler, 0, trials=6)
     assert _Line.runs == 6

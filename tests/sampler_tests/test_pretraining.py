@@ -22,6 +22,7 @@ from optuna_arrl.sampler.learner import shipped_policy
 from optuna_arrl.sampler.policy import PolicyNetwork
 from optuna_arrl.sampler.ppo import Batch
 from optuna_arrl.sampler.ppo import ppo_update
+from optuna_arrl.sampler.pretraining import search as search_module
 from optuna_arrl.sampler.pretraining import training as module
 from optuna_arrl.sampler.pretraining.checking import as_in_a_study
 from optuna_arrl.sampler.pretraining.checking import compare
@@ -349,15 +350,23 @@ def test_the_search_changes_how_much_is_explored_and_ppo_the_rest() -> None:
     assert not torch.equal(start["residual.weight"], training.network.residual.weight)
 
 
-def test_a_search_learns_to_follow_the_acquisition_more_closely() -> None:
-    """Its scale is far too small: nearly blind."""
-    network = PolicyNetwork()
+def test_a_search_goes_up_the_mean_return(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a study's log regret is linear in the exploration weights, the slope is known."""
+    network, drawn = PolicyNetwork(), tasks()[torch.arange(2064) % 48]
+    slope = torch.randn(network.exploration.weight.shape, generator=torch.Generator())
     with torch.no_grad():
-        network.exploration.weight[2, 0] = -4.0
-    gradient, played = search_gradient(network, tasks(), 14, seed=0)
-    assert gradient.shape == network.exploration.weight.shape
-    assert played.log_regret.shape == (48, 14)
-    assert gradient[2, 0] > 0.01
+        network.exploration.weight.copy_(slope.flip(0))
+
+    def linear(played: Tasks, horizon: int, seed: int, policy: PolicyNetwork) -> Episodes:
+        assert (len(played), seed) == (2064, 5)
+        regret = (policy.exploration.weight.detach() * slope).sum((1, 2))
+        return Episodes(History.empty(played.cube), regret[:, None].expand(-1, horizon))
+
+    monkeypatch.setattr(search_module, "play", linear)
+    monkeypatch.setattr(search_module, "as_in_a_study", lambda policy, _: policy)
+    gradient, _ = search_gradient(network, drawn, 3, seed=5)
+    # An entry's standard error is |slope| / sqrt(2064); a regret is a return's negative.
+    assert (gradient + slope).abs().max() < 4.5 * float(slope.norm()) / math.sqrt(2064)
 
 
 def test_the_command_trains_resumes_and_checks(

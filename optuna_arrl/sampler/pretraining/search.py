@@ -28,6 +28,9 @@ from optuna_arrl.sampler.pretraining.tasks import Tasks
 __all__ = ["search_gradient"]
 
 _SIGMA = 0.4  # of the perturbations
+# Tasks are drawn from the same seed: without this a task's perturbation would be made of the very
+# numbers that chose its slots.
+_APART = 1 << 31
 
 
 def search_gradient(
@@ -45,7 +48,7 @@ def search_gradient(
         The gradient, of the weights' shape, and the studies of the first sign.
     """
     weight = network.exploration.weight.detach()
-    generator = torch.Generator(weight.device).manual_seed(seed)
+    generator = torch.Generator(weight.device).manual_seed(seed + _APART)
     shape = (len(tasks), *weight.shape)
     direction = torch.randn(shape, generator=generator, device=weight.device)
     played = [
