@@ -1,7 +1,7 @@
 """Model selection with scikit-learn (BSD-3-Clause) on the data sets that it ships.
 
-Every study starts close to scikit-learn's defaults (kernel ridge: with an rbf kernel); scores are cross-validated on fixed folds, so
-that the same configuration always scores the same.
+Every study starts close to scikit-learn's defaults (kernel ridge: with an rbf kernel); scores are
+cross-validated on fixed folds, so that the same configuration always scores the same.
 """
 
 from __future__ import annotations
