@@ -1,6 +1,6 @@
 """What each part of the policy is worth: one left out at a time, on fresh tasks of its training.
 
-    python -m benchmarks.retraining runs/retrained whole imitation names trials process forecast
+    python -m benchmarks.retraining runs/retrained imitation ppo names trials process forecast
     python -m benchmarks.ablations run runs/ablations.jsonl --tasks 512 --retrained runs/retrained
     python -m benchmarks.ablations report runs/ablations.jsonl runs/ablations
 
@@ -51,7 +51,7 @@ from optuna_arrl.sampler.surrogate import Surrogate
 
 _SIDE_BY_SIDE = 64  # tasks a lot
 _MARKS = (12, 25, 50, 100, 300)
-_AGAINST = ("acquisition alone", "whole network", "PPO before the study")
+_AGAINST = ("acquisition alone", "whole network", "imitation only")
 # Trials that a study's update learns from: as many as by default.
 _BATCH = inspect.signature(ARRLSampler).parameters["batch_size"].default
 

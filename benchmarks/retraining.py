@@ -1,15 +1,14 @@
-"""The policy's rivals that have to be trained: PPO before the study, whole and without a part.
+"""The policy's rivals that have to be trained: scores of which a part is left out.
 
-    python -m benchmarks.retraining runs/retrained whole imitation names trials process forecast
-    python -m benchmarks.ablations run runs/ablations.jsonl --retrained runs/retrained
+    python -m benchmarks.retraining FOLDER whole imitation ppo names trials process forecast
+    python -m benchmarks.ablations run runs/ablations.jsonl --retrained FOLDER
 
-All begin where the shipped policy's PPO began (results/retrained/start.safetensors: how much to
-explore and forecasts are learned, scores are zero), and take the recipe of PPO in `arrl pretrain`:
-its horizons, candidates, rates, and the same number of studies; so `whole` makes the shipped
-scores again. What a part tells is hidden while the network learns and while it is judged. (The
-layers that all begin with have learned to forecast with every part in sight, "no forecast"
-included: only what is learned from there on does without.) Interrupted, the same line goes on
-(imitation begins again).
+All begin where the shipped policy's scores began (results/retrained/start.safetensors: how much
+to explore and forecasts are learned, scores are zero), and take the recipe of `arrl pretrain`:
+imitation, then PPO, its horizons, candidates, rates, and the same number of studies. What a part
+tells is hidden while the network learns and while it is judged. (The layers that all begin with
+have learned to forecast with every part in sight, "no forecast" included: only what is learned
+from there on does without.) Interrupted, the same line goes on.
 """
 
 from __future__ import annotations
@@ -31,7 +30,6 @@ from torch import Tensor
 
 from benchmarks._arguments import at_least
 from benchmarks._arguments import folder
-from benchmarks.imitation import imitate
 from optuna_arrl.sampler.policy import FEATURES
 from optuna_arrl.sampler.policy import PolicyInput
 from optuna_arrl.sampler.policy import PolicyNetwork
@@ -115,23 +113,25 @@ class Variant:
         change: What it sees of a state.
         forecast_coefficient: Weight of the likelihood of outcomes.
         acquisition: Whether the acquisition is part of its logits.
+        imitation, ppo: Whether it goes through the stage.
     """
 
     label: str
     change: Callable[[PolicyInput], PolicyInput] = _everything
     forecast_coefficient: float = Recipe.forecast_coefficient
     acquisition: bool = True
+    imitation: bool = True
+    ppo: bool = True
 
 
 VARIANTS = {
-    "whole": Variant("PPO before the study"),
-    "imitation": Variant("imitation only"),
-    "names": Variant("PPO before the study, no names", _without_names),
-    "trials": Variant("PPO before the study, no trial tokens", _without_trials),
-    "process": Variant(
-        "PPO before the study, no Gaussian process", _without_processes, acquisition=False
-    ),
-    "forecast": Variant("PPO before the study, no forecast", forecast_coefficient=0.0),
+    "whole": Variant("scores trained anew"),
+    "imitation": Variant("imitation only", ppo=False),
+    "ppo": Variant("PPO only", imitation=False),
+    "names": Variant("scores without names", _without_names),
+    "trials": Variant("scores without trial tokens", _without_trials),
+    "process": Variant("scores without a Gaussian process", _without_processes, acquisition=False),
+    "forecast": Variant("scores without forecasts", forecast_coefficient=0.0),
 }
 """Name → what is trained; file names in the folder."""
 
@@ -156,18 +156,21 @@ def _begin(variant: Variant) -> PolicyNetwork:
 
 
 def retrain(name: str, folder: Path, recipe: Recipe) -> None:
-    """Train a variant and write ``FOLDER/NAME.safetensors``."""
+    """Train a variant by its stages of a recipe and write ``FOLDER/NAME.safetensors``."""
     variant = VARIANTS[name]
     network = _begin(variant)
-    if name == "imitation":
-        network = imitate(recipe, network)
-    else:
-        recipe = replace(recipe, forecast_coefficient=variant.forecast_coefficient)
-        training = Training(recipe, start=network)
-        files = folder / f"{name}.pt", folder / f"{name}.jsonl"
-        go_on(training, *files)
-        for figures in train(training, *files):
-            print(name, json.dumps(figures), flush=True)
+    recipe = replace(
+        recipe,
+        search_iterations=0,
+        imitation_iterations=recipe.imitation_iterations if variant.imitation else 0,
+        ppo_iterations=recipe.ppo_iterations if variant.ppo else 0,
+        forecast_coefficient=variant.forecast_coefficient,
+    )
+    training = Training(recipe, start=network)
+    files = folder / f"{name}.pt", folder / f"{name}.jsonl"
+    go_on(training, *files)
+    for figures in train(training, *files):
+        print(name, json.dumps(figures), flush=True)
     weights = {part: weight.contiguous() for part, weight in network.state_dict().items()}
     save_file(weights, folder / f"{name}.safetensors")
 
@@ -192,13 +195,17 @@ def main() -> None:
     )
     parser.add_argument("folder", type=folder)
     parser.add_argument("variants", nargs="+", choices=VARIANTS)
-    parser.add_argument("--iterations", type=at_least(1), default=100)
+    parser.add_argument("--iterations", type=at_least(1), default=100, help="of each stage")
     parser.add_argument("--seed", type=at_least(0), default=0)
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.folder.mkdir(parents=True, exist_ok=True)
     for name in args.variants:
-        recipe = Recipe(seed=args.seed, iterations=args.iterations, search_iterations=0)
+        recipe = Recipe(
+            seed=args.seed,
+            imitation_iterations=args.iterations,
+            ppo_iterations=args.iterations,
+        )
         try:
             retrain(name, args.folder, recipe)
         except ValueError as error:  # files of another recipe

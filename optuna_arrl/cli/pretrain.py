@@ -15,13 +15,14 @@ from optuna_arrl.cli._study import BadInput
 
 __all__ = ["pretrain"]
 
-_SEARCH_SHARE = 0.6
+# Of the iterations; PPO has the rest.
+_SEARCH_SHARE, _IMITATION_SHARE = 3 / 7, 2 / 7
 _MARKS = (12, 25, 50, 100, 300)
 
 
 @click.command()
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--iterations", default=250, show_default=True, type=click.IntRange(min=1))
+@click.option("--iterations", default=350, show_default=True, type=click.IntRange(min=1))
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N")
 @click.option(
@@ -41,7 +42,8 @@ def pretrain(
 ) -> None:
     """Train a policy on random tasks into FOLDER.
 
-    The first 60 % of the iterations search how much to explore, the others learn scores by PPO.
+    The first three of seven iterations search how much to explore, the next two learn scores from
+    the best next steps, the last two by PPO.
     Interrupted, the same line goes on from the last checkpoint. The result,
     FOLDER/policy.safetensors, is for `ARRLSampler(policy=...)`; beside it stand the recipe and a
     log with one line an iteration.
@@ -59,8 +61,12 @@ def pretrain(
     from optuna_arrl.sampler.pretraining.training import train
     from optuna_arrl.sampler.pretraining.training import Training
 
+    search, imitation = (round(share * iterations) for share in (_SEARCH_SHARE, _IMITATION_SHARE))
     recipe = Recipe(
-        seed=seed, iterations=iterations, search_iterations=round(_SEARCH_SHARE * iterations)
+        seed=seed,
+        search_iterations=search,
+        imitation_iterations=imitation,
+        ppo_iterations=iterations - search - imitation,
     )
     training = Training(recipe, device)
     try:

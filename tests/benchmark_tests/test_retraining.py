@@ -24,7 +24,9 @@ from optuna_arrl.sampler.proposers import Candidates
 from optuna_arrl.sampler.surrogate import Surrogate
 
 
-TINY = Recipe(iterations=2, search_iterations=0, tasks=4, repeats=2, candidates=8, horizons=(5,))
+TINY = Recipe(
+    imitation_iterations=1, ppo_iterations=2, tasks=4, repeats=2, candidates=8, horizons=(5,)
+)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +79,7 @@ def test_a_variant_is_trained_goes_on_and_is_found(
 ) -> None:
     retrain("names", tmp_path, TINY)
     label, (digest, network) = next(iter(retrained(tmp_path).items()))
-    assert label == "PPO before the study, no names"
+    assert label == "scores without names"
     assert not torch.equal(network.residual.weight, torch.zeros_like(network.residual.weight))
     capsys.readouterr()
     retrain("names", tmp_path, TINY)  # it is at its end

@@ -49,7 +49,15 @@ from optuna_arrl.sampler.surrogate import Surrogate
 
 torch.set_num_threads(1)
 
-TINY = Recipe(tasks=4, repeats=2, candidates=16, search_iterations=1, horizons=(10,), iterations=3)
+TINY = Recipe(
+    tasks=4,
+    repeats=2,
+    candidates=16,
+    search_iterations=1,
+    imitation_iterations=1,
+    ppo_iterations=2,
+    horizons=(10,),
+)
 
 
 @functools.cache
@@ -240,7 +248,7 @@ def test_a_network_is_no_better_than_itself() -> None:
     assert torch.equal(lot, torch.zeros(3, 4))
 
 
-def test_a_policy_that_begins_nearly_blind_learns_to_follow_the_acquisition() -> None:
+def test_a_policy_that_begins_nearly_blind_learns() -> None:
     recipe = dataclasses.replace(
         TINY,
         tasks=12,
@@ -248,16 +256,16 @@ def test_a_policy_that_begins_nearly_blind_learns_to_follow_the_acquisition() ->
         horizons=(14,),
         candidates=32,
         search_iterations=0,
-        iterations=14,
-        learning_rate=3e-2,
+        imitation_iterations=8,
+        ppo_iterations=10,
+        imitation_rate=3e-2,
+        learning_rate=1e-2,
     )
-    training = Training(recipe)
-    with torch.no_grad():
-        training.network.log_scale.fill_(math.log(0.1))
     before = PolicyNetwork()
-    before.load_state_dict(training.network.state_dict())
+    with torch.no_grad():
+        before.log_scale.fill_(math.log(0.1))
+    training = Training(recipe, start=copy.deepcopy(before))
     figures = list(training)
-    assert training.network.log_scale > math.log(0.12)
     assert figures[-1]["critic_explained"] > 0.4
     drawn = SurfaceTasks.draw(192, seed=77)
     curves = [
@@ -281,7 +289,7 @@ def test_training_goes_on_from_a_checkpoint_as_if_never_stopped(tmp_path: Path) 
     second = Training(TINY)
     second.resume(checkpoint)
     list(second)
-    assert second.iteration == 3
+    assert second.iteration == 4
     assert torch.equal(weights(second), weights(whole))
     with pytest.raises(ValueError, match="another recipe"):
         Training(dataclasses.replace(TINY, seed=1)).resume(checkpoint)
@@ -308,7 +316,13 @@ def test_an_edit_is_credited_with_what_the_study_gains_later(
         module, "ppo_update", lambda *a: learned_from.append(a[2]) or ppo_update(*a)
     )
     training = Training(
-        dataclasses.replace(TINY, search_iterations=0, discount=discount, gae_lambda=gae_lambda)
+        dataclasses.replace(
+            TINY,
+            search_iterations=0,
+            imitation_iterations=0,
+            discount=discount,
+            gae_lambda=gae_lambda,
+        )
     )
     with torch.no_grad():
         for weight in training.critic.parameters():
@@ -332,22 +346,28 @@ def test_an_edit_is_credited_with_what_the_study_gains_later(
 
 
 def test_horizons_grow_and_early_ones_come_back() -> None:
-    recipe = Recipe(iterations=60, search_iterations=30, horizons=(10, 20, 40))
+    recipe = Recipe(
+        search_iterations=30, imitation_iterations=30, ppo_iterations=30, horizons=(10, 20, 40)
+    )
     played = [recipe.horizon(i) for i in range(30)]
-    assert [recipe.horizon(i) for i in range(30, 60)] == played  # once more, for the scores
+    for begin in (30, 60):  # once more in each stage
+        assert [recipe.horizon(i) for i in range(begin, begin + 30)] == played
     assert set(played[:10]) == {10} and set(played[10:20]) == {10, 20}
     assert set(played[20:]) == {20, 40}
 
 
-def test_the_search_changes_how_much_is_explored_and_ppo_the_rest() -> None:
+def test_the_search_changes_how_much_is_explored_and_later_stages_the_rest() -> None:
     training = Training(dataclasses.replace(TINY, tasks=12))
-    iterations = iter(training)
+    stages: dict[str, dict[str, Tensor]] = {}
     start = copy.deepcopy(training.network.state_dict())
-    next(iterations)
-    for name, now in training.network.state_dict().items():
-        assert torch.equal(now, start[name]) is (name != "exploration.weight"), name
-    list(iterations)
-    assert not torch.equal(start["residual.weight"], training.network.residual.weight)
+    for figures in training:
+        stages[figures["stage"]] = copy.deepcopy(training.network.state_dict())
+    for name, found in stages["search"].items():
+        assert torch.equal(found, start[name]) is (name != "exploration.weight"), name
+    for before, after in (("search", "imitation"), ("imitation", "ppo")):
+        for name in ("exploration.weight", "log_scale"):  # put back
+            assert torch.equal(stages[before][name], stages[after][name])
+        assert not torch.equal(stages[before]["residual.weight"], stages[after]["residual.weight"])
 
 
 def test_a_search_goes_up_the_mean_return(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -372,21 +392,22 @@ def test_a_search_goes_up_the_mean_return(monkeypatch: pytest.MonkeyPatch) -> No
 def test_the_command_trains_resumes_and_checks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = functools.partial(
-        Recipe, tasks=2, repeats=2, candidates=8, horizons=(4,), search_iterations=1
-    )
+    small = functools.partial(Recipe, tasks=2, repeats=2, candidates=8, horizons=(4,))
     monkeypatch.setattr(module, "Recipe", small)
     folder = tmp_path / "policy"
-    line = ["pretrain", str(folder), "--iterations", "2", "--seed", "3"]
+    line = ["pretrain", str(folder), "--iterations", "7", "--seed", "3"]
     result = CliRunner().invoke(main, line)
     assert result.exit_code == 0, result.output
     log = [json.loads(text) for text in (folder / "log.jsonl").read_text().splitlines()]
-    assert [figures["iteration"] for figures in log] == [1, 2]
+    assert [figures["iteration"] for figures in log] == [1, 2, 3, 4, 5, 6, 7]
+    assert [figures["stage"] for figures in log] == 3 * ["search"] + 2 * ["imitation"] + 2 * [
+        "ppo"
+    ]
     assert json.loads((folder / "recipe.json").read_text())["seed"] == 3
     made = shipped_policy(folder / "policy.safetensors").network.state_dict()
     assert made.keys() == load_file(folder / "policy.safetensors").keys()
 
-    assert "going on after iteration 2" in CliRunner().invoke(main, line).output
+    assert "going on after iteration 7" in CliRunner().invoke(main, line).output
     other = CliRunner().invoke(main, [*line[:3], "9"])
     assert other.exit_code == 2 and "another recipe" in other.output
     checked = CliRunner().invoke(main, [*line[:2], "--check", "4", "--trials", "12"])

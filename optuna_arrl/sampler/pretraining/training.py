@@ -1,7 +1,8 @@
-"""Meta-training on whole studies of random tasks: how much to explore, then PPO.
+"""Meta-training on whole studies of random tasks: how much to explore, imitation, then PPO.
 
-First a search finds how much to explore in which state; see search.py. After that an iteration
-plays a batch of studies, every task several times, and updates the whole network once:
+First a search finds how much to explore in which state; see search.py. Then scores are learned
+from the best next steps; see imitation.py. After that an iteration plays a batch of studies, every
+task several times, and updates the whole network once by PPO:
 
     reward      r_t = log regret before - log regret after trial t, noise-free
     baseline    a critic that is told what the study itself is not: the true regret, the noise, and
@@ -44,6 +45,8 @@ from optuna_arrl.sampler.pretraining.drawing import draw_tasks
 from optuna_arrl.sampler.pretraining.drawing import TRAINING_TASKS
 from optuna_arrl.sampler.pretraining.episodes import Episodes
 from optuna_arrl.sampler.pretraining.episodes import play
+from optuna_arrl.sampler.pretraining.imitation import imitation_update
+from optuna_arrl.sampler.pretraining.imitation import Teacher
 from optuna_arrl.sampler.pretraining.search import search_gradient
 from optuna_arrl.sampler.pretraining.tasks import log_regret
 from optuna_arrl.sampler.pretraining.tasks import Tasks
@@ -65,48 +68,68 @@ class Recipe:
 
     Attributes:
         seed: Of tasks, noise, candidates, choices and initial weights.
-        iterations: In all.
         tasks: Different tasks of an iteration of the shortest horizon; fewer of longer ones.
         repeats: Studies of each task, at least 2.
-        candidates: To choose from at each trial, of PPO; the search takes as many as a study.
-        search_iterations: First iterations, those of the search.
-        search_rate: Step size of the first of them.
-        horizons: Trials of a study, from the first iterations to the last ones.
-        learning_rate: Of PPO's first iteration; both rates fall linearly to a tenth.
+        candidates: To choose from at each trial; the search takes as many as a study.
+        search_iterations, imitation_iterations, ppo_iterations: Of each stage, in this order.
+        search_rate, imitation_rate, learning_rate: Step size of each stage's first iteration;
+            within a stage it falls linearly to a tenth.
+        horizons: Trials of a study, from the first iterations of a stage to its last ones.
         discount, gae_lambda: γ and λ of PPO's advantages. (The value head learns the study's own.)
         forecast_coefficient: Weight of the likelihood of the outcomes in PPO's loss.
     """
 
     seed: int = 0
-    iterations: int = 250
     tasks: int = 32
     repeats: int = 3
     candidates: int = 96
     search_iterations: int = 150
+    imitation_iterations: int = 100
+    ppo_iterations: int = 100
     search_rate: float = 0.4
+    imitation_rate: float = 3e-3
+    learning_rate: float = 1e-3
     horizons: tuple[int, ...] = (30, 60, 100)
-    learning_rate: float = 3e-3
     discount: float = 0.995
     gae_lambda: float = 0.98
     forecast_coefficient: float = PPOConfig.forecast_coefficient
 
-    def progress(self, iteration: int) -> float:
-        """Return how much of its stage, the search or the rest, is done; in [0, 1)."""
-        if iteration < self.search_iterations:
-            return iteration / self.search_iterations
-        return (iteration - self.search_iterations) / (self.iterations - self.search_iterations)
+    @property
+    def iterations(self) -> int:
+        """All of them."""
+        return self.search_iterations + self.imitation_iterations + self.ppo_iterations
+
+    def stage(self, iteration: int) -> tuple[str, int, int]:
+        """Return the name of an iteration's stage, its number within that, and the stage's length.
+
+        Raises:
+            IndexError: When there are not so many.
+        """
+        for name in ("search", "imitation", "ppo"):
+            length: int = getattr(self, f"{name}_iterations")
+            if iteration < length:
+                return name, iteration, length
+            iteration -= length
+        raise IndexError("The training is at its end.")
+
+    def rate(self, iteration: int) -> float:
+        """Return the step size of an iteration."""
+        name, number, length = self.stage(iteration)
+        first = {"search": self.search_rate, "imitation": self.imitation_rate}
+        return first.get(name, self.learning_rate) * (1.0 - 0.9 * number / length)
 
     def horizon(self, iteration: int) -> int:
         """Return the number of trials of an iteration's studies.
 
-        A curriculum, gone through in the search and once more after it: `horizons` in their order
-        while it goes on, but each stage alternates with the one before.
+        A curriculum, gone through in every stage: `horizons` in their order while it goes on, but
+        each alternates with the one before.
         """
-        stage = int(self.progress(iteration) * len(self.horizons))
-        return self.horizons[stage - iteration % 2] if stage > 0 else self.horizons[0]
+        _, number, length = self.stage(iteration)
+        step = number * len(self.horizons) // length
+        return self.horizons[step - iteration % 2] if step > 0 else self.horizons[0]
 
     def ppo(self) -> PPOConfig:
-        """Return the constants of the updates after the search."""
+        """Return the constants of PPO's updates."""
         return PPOConfig(
             clip_range=0.15,
             entropy_coefficient=0.003,
@@ -139,6 +162,30 @@ class Critic(nn.Module):
         """Return values (...) of features (..., 10)."""
         value: Tensor = self.layers(features)[..., 0]
         return value
+
+
+class _Searched(nn.Module):
+    """What the search found, kept while the stages after it move all of the network.
+
+    Imitation lets go of the acquisition (its scale falls from 4 to 1.7): right for the next step,
+    wrong for a study. And what PPO does to the exploration cannot be told from chance. So both are
+    put back after each stage, and the scores that were learned stand beside more of the
+    acquisition than they were learned with (docs/LOG.md, 2026-11-30).
+    """
+
+    exploration: Tensor
+    log_scale: Tensor
+
+    def __init__(self, network: PolicyNetwork) -> None:
+        super().__init__()
+        self.register_buffer("exploration", network.exploration.weight.detach().clone())
+        self.register_buffer("log_scale", network.log_scale.detach().clone())
+
+    @torch.no_grad()
+    def put_back(self, network: PolicyNetwork) -> None:
+        """Give a network the exploration and the scale that were kept."""
+        network.exploration.weight.copy_(self.exploration)
+        network.log_scale.copy_(self.log_scale)
 
 
 class _Recorder:
@@ -183,8 +230,9 @@ class Training:
     ) -> None:
         self.recipe, self.device = recipe, torch.device(device)
         self.network = (PolicyNetwork(recipe.seed) if start is None else start).to(self.device)
+        self.searched = _Searched(self.network)
         self.critic = Critic(recipe.seed).to(self.device)
-        self.optimizer = torch.optim.Adam(self.network.parameters(), betas=(0.9, 0.98))
+        self.optimizer = self._fresh_optimizer()
         self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), lr=3e-3)
         self.iteration = 0
 
@@ -228,20 +276,36 @@ class Training:
         self.iteration = stored["at"]
 
     def _parts(self) -> tuple[Any, ...]:
-        return self.network, self.critic, self.optimizer, self.critic_optimizer
+        return (
+            *(self.network, self.searched, self.critic),
+            *(self.optimizer, self.critic_optimizer),
+        )
+
+    def _fresh_optimizer(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.network.parameters(), betas=(0.9, 0.98))
 
     def _iterate(self) -> dict[str, Any]:
         recipe, began = self.recipe, time.perf_counter()
         horizon = recipe.horizon(self.iteration)
-        learn = self._learn_scores if self.iteration >= recipe.search_iterations else self._search
+        stage, number, length = recipe.stage(self.iteration)
+        if number == 0:
+            self.optimizer = self._fresh_optimizer()
+        for group in self.optimizer.param_groups:
+            group["lr"] = recipe.rate(self.iteration)
+        learn = {"search": self._search, "imitation": self._imitate, "ppo": self._improve}[stage]
         played, figures, seconds = learn(
             horizon, TRAINING_TASKS + 10_000 * recipe.seed + self.iteration
         )
+        if stage == "search":
+            self.searched = _Searched(self.network)
+        elif number == length - 1:
+            self.searched.put_back(self.network)
         self.iteration += 1
         curve = played.log_regret.mean(0).tolist()
         marks = {f"log_regret_{n}": curve[n - 1] for n in (12, 25, 50, 100) if n <= horizon}
         return {
             "iteration": self.iteration,
+            "stage": stage,
             "horizon": horizon,
             **{name: round(value, 4) for name, value in {**marks, **figures}.items()},
             "failures": round(1.0 - float(played.history.ran.float().mean()), 4),
@@ -265,16 +329,26 @@ class Training:
         gradient, played = search_gradient(
             self.network, self._tasks(horizon, seed, repeats=1), horizon, seed
         )
-        rate = recipe.search_rate * (1.0 - 0.9 * recipe.progress(self.iteration))
         with torch.no_grad():
-            weight.add_(gradient, alpha=rate)
+            weight.add_(gradient, alpha=recipe.rate(self.iteration))
         figures = {
             "gradient": float(gradient.norm()),
             "exploration": float(weight.detach().norm()),
         }
         return played, figures, time.perf_counter()
 
-    def _learn_scores(self, horizon: int, seed: int) -> tuple[Episodes, dict[str, float], float]:
+    def _imitate(self, horizon: int, seed: int) -> tuple[Episodes, dict[str, float], float]:
+        """Play every task once, and learn the best next steps."""
+        different = round(self.recipe.tasks * math.sqrt(self.recipe.horizons[0] / horizon))
+        tasks = draw_tasks(different * self.recipe.repeats, seed, self.device)
+        teacher = Teacher(self.network, tasks, torch.Generator(self.device).manual_seed(seed))
+        played = play(tasks, horizon, seed, teacher, candidates=self.recipe.candidates)
+        seconds = time.perf_counter()
+        shuffle = torch.Generator().manual_seed(seed)
+        loss = imitation_update(self.network, self.optimizer, teacher, shuffle)
+        return played, {"imitation_loss": loss}, seconds
+
+    def _improve(self, horizon: int, seed: int) -> tuple[Episodes, dict[str, float], float]:
         """Play, and update by PPO."""
         tasks, repeats = self._tasks(horizon, seed, self.recipe.repeats), self.recipe.repeats
         generator = torch.Generator(self.device).manual_seed(seed)
@@ -284,15 +358,10 @@ class Training:
         config = self.recipe.ppo()
         advantage, explained = self._judge(tasks, played, repeats)
         batch = self._batch(played, recorder, advantage, config)
-        self._set_learning_rate(self.recipe.progress(self.iteration))
         shuffle = torch.Generator().manual_seed(seed)
         update = asdict(ppo_update(self.network, self.optimizer, batch, config, shuffle))
         del update["reference_kl"]
         return played, {"critic_explained": explained, **update}, seconds
-
-    def _set_learning_rate(self, progress: float) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.learning_rate * (1.0 - 0.9 * progress)
 
     def _judge(self, tasks: Tasks, played: Episodes, repeats: int) -> tuple[Tensor, float]:
         """Return the advantages (B, n - 1), and what share of the returns' variance the critic

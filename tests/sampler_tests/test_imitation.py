@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.imitation import imitate
 from optuna_arrl.sampler.policy import action_distribution
 from optuna_arrl.sampler.policy import policy_input
 from optuna_arrl.sampler.policy import PolicyNetwork
 from optuna_arrl.sampler.pretraining.episodes import play
 from optuna_arrl.sampler.pretraining.surfaces import SurfaceTasks
 from optuna_arrl.sampler.pretraining.training import Recipe
+from optuna_arrl.sampler.pretraining.training import Training
 
 
 def test_imitator_finds_the_best_next_step_likelier_than_the_acquisition_does() -> None:
     recipe = Recipe(
-        iterations=12, search_iterations=0, tasks=16, repeats=2, candidates=24, horizons=(8,)
+        search_iterations=0,
+        imitation_iterations=12,
+        ppo_iterations=0,
+        tasks=16,
+        repeats=2,
+        candidates=24,
+        horizons=(8,),
     )
-    imitator = imitate(recipe, PolicyNetwork())
+    training = Training(recipe)
+    losses = [figures["imitation_loss"] for figures in training]
+    assert sum(losses[6:]) < sum(losses[:6])
+    imitator = training.network
     tasks = SurfaceTasks.draw(64, 7)
     log_likelihood: dict[str, list[torch.Tensor]] = {"imitator": [], "acquisition": []}
 
@@ -35,9 +44,3 @@ def test_imitator_finds_the_best_next_step_likelier_than_the_acquisition_does() 
     play(tasks, 8, 7, choose, candidates=24)
     means = {name: float(torch.cat(parts).mean()) for name, parts in log_likelihood.items()}
     assert means["imitator"] > means["acquisition"]
-
-
-def test_imitation_is_a_function_of_its_recipe() -> None:
-    recipe = Recipe(iterations=1, search_iterations=0, tasks=4, candidates=8, horizons=(4,))
-    once, again = (imitate(recipe, PolicyNetwork()).state_dict() for _ in range(2))
-    assert all(torch.equal(once[name], again[name]) for name in once)
