@@ -400,9 +400,8 @@ def test_the_command_trains_resumes_and_checks(
     assert result.exit_code == 0, result.output
     log = [json.loads(text) for text in (folder / "log.jsonl").read_text().splitlines()]
     assert [figures["iteration"] for figures in log] == [1, 2, 3, 4, 5, 6, 7]
-    assert [figures["stage"] for figures in log] == 3 * ["search"] + 2 * ["imitation"] + 2 * [
-        "ppo"
-    ]
+    stages = [figures["stage"] for figures in log]
+    assert stages == [*3 * ["search"], *2 * ["imitation"], *2 * ["ppo"]]
     assert json.loads((folder / "recipe.json").read_text())["seed"] == 3
     made = shipped_policy(folder / "policy.safetensors").network.state_dict()
     assert made.keys() == load_file(folder / "policy.safetensors").keys()

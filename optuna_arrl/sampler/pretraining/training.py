@@ -128,6 +128,10 @@ class Recipe:
         step = number * len(self.horizons) // length
         return self.horizons[step - iteration % 2] if step > 0 else self.horizons[0]
 
+    def different_tasks(self, horizon: int) -> int:
+        """Return how many tasks an iteration's studies of `horizon` trials are about."""
+        return round(self.tasks * math.sqrt(self.horizons[0] / horizon))
+
     def ppo(self) -> PPOConfig:
         """Return the constants of PPO's updates."""
         return PPOConfig(
@@ -317,8 +321,7 @@ class Training:
     def _tasks(self, horizon: int, seed: int, repeats: int) -> Tasks:
         """Return the tasks of an iteration, each as often as it is played at a time."""
         recipe = self.recipe
-        different = round(recipe.tasks * math.sqrt(recipe.horizons[0] / horizon))
-        different = different * recipe.repeats // max(repeats, 2)
+        different = recipe.different_tasks(horizon) * recipe.repeats // max(repeats, 2)
         return draw_tasks(different, seed, self.device)[
             torch.arange(different, device=self.device).repeat(repeats)
         ]
@@ -339,8 +342,8 @@ class Training:
 
     def _imitate(self, horizon: int, seed: int) -> tuple[Episodes, dict[str, float], float]:
         """Play every task once, and learn the best next steps."""
-        different = round(self.recipe.tasks * math.sqrt(self.recipe.horizons[0] / horizon))
-        tasks = draw_tasks(different * self.recipe.repeats, seed, self.device)
+        number = self.recipe.different_tasks(horizon) * self.recipe.repeats
+        tasks = draw_tasks(number, seed, self.device)
         teacher = Teacher(self.network, tasks, torch.Generator(self.device).manual_seed(seed))
         played = play(tasks, horizon, seed, teacher, candidates=self.recipe.candidates)
         seconds = time.perf_counter()
