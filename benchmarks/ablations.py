@@ -5,7 +5,8 @@
     python -m benchmarks.ablations report runs/ablations.jsonl runs/ablations
 
 Every variant plays the same tasks with the same noise and the same draws of candidates. The tasks'
-seeds lie below those of training: nothing was learned on them. Interrupted, `run` goes on.
+seeds lie below those of training: nothing was learned on them. Interrupted, `run` goes on. With
+other weights (--policy) it plays what depends on them, and compares with the rest that is there.
 """
 
 from __future__ import annotations
@@ -52,6 +53,9 @@ from optuna_arrl.sampler.surrogate import Surrogate
 _SIDE_BY_SIDE = 64  # tasks a lot
 _MARKS = (12, 25, 50, 100, 300)
 _AGAINST = ("acquisition alone", "whole network", "imitation only")
+# What plays alike whatever the policy's weights are, and is played once for all of them.
+_UNTRAINED = ("acquisition alone", "random edits")
+_NO_WEIGHTS = "none"
 # Trials that a study's update learns from: as many as by default.
 _BATCH = inspect.signature(ARRLSampler).parameters["batch_size"].default
 
@@ -177,6 +181,7 @@ def run(args: argparse.Namespace) -> None:
         raise SystemExit(f"{args.retrained} holds no weights: `benchmarks.retraining` first.")
     policies = variants(policy.network)
     weights = dict.fromkeys(policies, policy.sha256[:12])
+    weights |= dict.fromkeys(_UNTRAINED, _NO_WEIGHTS)
     for label, (digest, network) in retrained(args.retrained).items():
         policies[label] = functools.partial(_drawing, network)
         weights[label] = f"{policy.sha256[:12]}, {digest}"
@@ -207,21 +212,29 @@ def run(args: argparse.Namespace) -> None:
 
 
 def report(args: argparse.Namespace) -> None:
-    """Print, by weights and length, every variant less the most important ones; write and draw."""
+    """Print, by weights and length, every variant less the most important ones; write and draw.
+
+    Where there are studies of several lengths, of all together too.
+    """
     records = _records.load(args.records)
     if not records:
         raise SystemExit(f"{args.records} holds nothing to report: `run` first.")
     # Of what was trained anew more than once from the same policy, the last.
-    newest = {(r["variant"], r["weights"].split(",")[0]): r["weights"] for r in records}
-    parts: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    for record in records:
-        policy = record["weights"].split(",")[0]
-        if record["weights"] == newest[record["variant"], policy]:
-            parts.setdefault((policy, record["trials"]), []).append(record)
-    result = [
-        {"policy": policy, "trials a study": trials} | _figures(part)
-        for (policy, trials), part in parts.items()
-    ]
+    newest = {(r["variant"], _policy(r)): r["weights"] for r in records}
+    records = [r for r in records if r["weights"] == newest[r["variant"], _policy(r)]]
+    policies = list(dict.fromkeys(map(_policy, records)))
+    if policies != [_NO_WEIGHTS]:
+        policies = [policy for policy in policies if policy != _NO_WEIGHTS]
+    result: list[dict[str, Any]] = []
+    for policy in policies:
+        own = {r["trials"] for r in records if _policy(r) == policy}
+        together = [
+            r for r in records if _policy(r) in (policy, _NO_WEIGHTS) and r["trials"] in own
+        ]
+        # A study does not know how long it will be: those of all lengths are of one kind.
+        for trials in [*sorted(own), *([None] if len(own) > 1 else [])]:
+            part = [r for r in together if trials in (None, r["trials"])]
+            result.append({"policy": policy, "trials a study": trials} | _figures(part))
     for part in result:
         _print(part)
     args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -230,34 +243,43 @@ def report(args: argparse.Namespace) -> None:
     _draw(result, args.out.with_suffix(".png"))
 
 
-def _figures(records: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return against what → variant → its tasks, and by trials the difference of log regrets.
+def _policy(record: dict[str, Any]) -> str:
+    """Return the weights of the policy that a variant is a variant of."""
+    policy: str = record["weights"].split(",")[0]
+    return policy
 
-    A difference is its mean, half its 95 % interval, and p of a two-sided paired t test.
+
+def _figures(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return against what → variant → trials → the difference of log regrets.
+
+    A difference is its mean, half its 95 % interval, p of a two-sided paired t test, and the
+    number of tasks.
     """
-    table: dict[str, dict[int, dict[str, list[float]]]] = {}
+    table: dict[str, dict[tuple[int, int], dict[str, list[float]]]] = {}
     for record in records:
         of_variant = table.setdefault(record["variant"], {})
-        of_variant[record["seed"]] = record["log_regret"]
+        of_variant[record["seed"], record["trials"]] = record["log_regret"]
     result: dict[str, Any] = {}
     for against in _AGAINST:
         lots = table.get(against, {})
-        marks = [m for m in map(str, _MARKS) if lots and all(m in lots[seed] for seed in lots)]
         compared = result[f"less {against}"] = {}
         for name, other in table.items():
             shared = sorted(other.keys() & lots.keys())
             if name == against or not shared:
                 continue
-            differences = [
-                torch.tensor([other[seed][mark] for seed in shared]).flatten()
-                - torch.tensor([lots[seed][mark] for seed in shared]).flatten()
-                for mark in marks
-            ]
-            rows = summarise(torch.stack(differences, 1), range(1, len(marks) + 1))
-            compared[name] = {"tasks": rows[0].tasks} | {
-                mark: [round(row.mean, 6), round(row.half_width, 6), float(f"{row.p:.2g}")]
-                for mark, row in zip(marks, rows, strict=True)
-            }
+            compared[name] = {}
+            for mark in map(str, _MARKS):
+                pairs = [(other[lot], lots[lot]) for lot in shared if mark in lots[lot]]
+                if not pairs:
+                    continue
+                difference = torch.cat(
+                    [torch.tensor(a[mark]) - torch.tensor(b[mark]) for a, b in pairs]
+                )
+                (row,) = summarise(difference[:, None], [1])
+                compared[name][mark] = [
+                    *(round(row.mean, 6), round(row.half_width, 6)),
+                    *(float(f"{row.p:.2g}"), row.tasks),
+                ]
     kls = [record["kl"] for record in records if "kl" in record]
     if kls:
         result["mean KL of PPO in the study"] = float(f"{sum(kls) / len(kls):.2g}")
@@ -265,19 +287,34 @@ def _figures(records: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _print(part: dict[str, Any]) -> None:
-    print(f"\nPolicy {part['policy']}, studies of {part['trials a study']} trials:")
+    print(f"\n{_title(part)}:")
     for against in _AGAINST:
         compared = part[f"less {against}"]
         if not compared:
             continue
-        marks = [mark for mark in next(iter(compared.values())) if mark != "tasks"]
+        marks = max(compared.values(), key=len)
         print(f"\n| log regret less that of: {against} | {' | '.join(marks)} | tasks |")
         print(f"|---|{'---|' * len(marks)}---|")
         for name, figures in compared.items():
-            cells = ["{:+.3f} ± {:.3f} ({:g})".format(*figures[mark]) for mark in marks]
-            print(f"| {' | '.join([name, *cells])} | {figures['tasks']} |")
+            cells = [
+                "{:+.3f} ± {:.3f} ({:g})".format(*figures[mark]) if mark in figures else "–"
+                for mark in marks
+            ]
+            print(f"| {' | '.join([name, *cells])} | {_tasks(figures)} |")
     if (kl := part.get("mean KL of PPO in the study")) is not None:
         print(f"\nPPO in the study: mean KL to the shipped policy {kl} nats")
+
+
+def _title(part: dict[str, Any]) -> str:
+    trials = part["trials a study"]
+    length = "all lengths" if trials is None else f"{trials} trials"
+    return f"Policy {part['policy']}, studies of {length}"
+
+
+def _tasks(figures: dict[str, list[float]]) -> str:
+    """Return the number of tasks, or that at each mark."""
+    numbers = [f"{count:,}" for *_, count in figures.values()]
+    return numbers[0] if len(set(numbers)) == 1 else ", ".join(numbers)
 
 
 def _draw(parts: list[dict[str, Any]], path: Path) -> None:
@@ -292,24 +329,24 @@ def _draw(parts: list[dict[str, Any]], path: Path) -> None:
     for axis, part in zip(axes.flat, parts, strict=False):
         marks: list[str] = []
         for name, figures in part[f"less {_AGAINST[0]}"].items():
-            marks = [mark for mark in figures if mark != "tasks"]
+            marks = max(marks, list(figures), key=len)
             index = names.index(name)
             # Side by side, so that no interval hides another.
             aside = 0.05 * (index - len(names) / 2)
             axis.errorbar(
-                [place + aside for place in range(len(marks))],
-                [figures[mark][0] for mark in marks],
-                yerr=[figures[mark][1] for mark in marks],
+                [place + aside for place in range(len(figures))],
+                [difference for difference, *_ in figures.values()],
+                yerr=[half for _, half, *_ in figures.values()],
                 fmt="o-" if index < 10 else "s--",  # there are ten colors
                 markersize=3,
                 linewidth=1,
                 color=f"C{index % 10}",
-                label=f"{name} ({figures['tasks']})",
+                label=f"{name} ({_tasks(figures)})",
             )
         axis.axhline(0.0, color="black", linewidth=0.8)
         axis.set_xticks(range(len(marks)), marks)
         axis.set_yscale("symlog", linthresh=0.1)  # what lacks the Gaussian process is far off
-        axis.set_title(f"policy {part['policy']}, studies of {part['trials a study']} trials")
+        axis.set_title(_title(part))
         axis.set_xlabel("trials")
         axis.set_ylabel(f"log regret less that of {_AGAINST[0]}")
         axis.legend(frameon=False, fontsize="x-small")

@@ -13,6 +13,7 @@ import torch
 from benchmarks import _records
 from benchmarks import ablations
 from benchmarks.retraining import without_scores
+from optuna_arrl.sampler.learner import shipped_policy
 from optuna_arrl.sampler.policy import PolicyNetwork
 
 
@@ -102,7 +103,45 @@ def test_what_is_trained_anew_plays_the_same_tasks(tmp_path: Path) -> None:
     ablations.run(arguments(path, variants=chosen, retrained=tmp_path))
     alone, imitated = _records.load(path)
     assert imitated["log_regret"] == alone["log_regret"]  # it has learned nothing yet
-    assert imitated["weights"].startswith(alone["weights"] + ", ")
+    policy, _ = imitated["weights"].split(", ")
+    assert policy == shipped_policy("acquisition").sha256[:12]
+
+
+def test_what_has_no_weights_is_played_once_for_all_policies(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = PolicyNetwork()
+    with torch.no_grad():
+        network.exploration.weight[2] = 1.0
+    save_file(network.state_dict(), tmp_path / "policy.safetensors")
+    path = tmp_path / "records.jsonl"
+    chosen = ["acquisition alone", "whole network", "random edits"]
+    for policy in ("acquisition", tmp_path / "policy.safetensors"):
+        ablations.run(arguments(path, variants=chosen, policy=policy))
+    ran = [record["variant"] for record in _records.load(path)]
+    assert ran == [*chosen, "whole network"]
+    ablations.report(arguments(path))
+    for part in json.loads((tmp_path / "out.json").read_text()):
+        assert part["less acquisition alone"].keys() == {"whole network", "random edits"}
+
+
+def test_studies_of_all_lengths_are_told_together(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "records.jsonl"
+    for trials, regrets in ((12, {"12": 1.0}), (25, {"12": 4.0, "25": 5.0})):
+        for variant, weights, factor in (
+            ("acquisition alone", "none", 0),
+            ("whole network", "a", 1),
+        ):
+            record = {"variant": variant, "weights": weights, "seed": 1, "trials": trials}
+            curves = {mark: [factor * value] * 2 for mark, value in regrets.items()}
+            _records.append(path, record | {"log_regret": curves})
+    ablations.report(arguments(path))
+    lines = capsys.readouterr().out.splitlines()
+    together = lines[lines.index("Policy a, studies of all lengths:") :]
+    # At 12 the mean of 1, 1, 4, 4, whose standard error is √3 / 2; 1.96 of them.
+    assert "| whole network | +2.500 ± 1.697 (0.0039) | +5.000 ± 0.000 (0) | 4, 2 |" in together
 
 
 def test_of_what_was_trained_anew_the_last_is_reported(
@@ -110,8 +149,8 @@ def test_of_what_was_trained_anew_the_last_is_reported(
 ) -> None:
     path = tmp_path / "records.jsonl"
     for variant, weights, seed, regret in (
-        ("acquisition alone", "a", 1, 0.0),
-        ("acquisition alone", "a", 2, 0.0),
+        ("acquisition alone", "none", 1, 0.0),
+        ("acquisition alone", "none", 2, 0.0),
         ("imitation only", "a, old", 1, 9.0),
         ("imitation only", "a, new", 2, 0.5),
     ):
@@ -122,6 +161,6 @@ def test_of_what_was_trained_anew_the_last_is_reported(
     (part,) = json.loads((tmp_path / "out.json").read_text())
     assert (part["policy"], part["trials a study"]) == ("a", 12)
     assert part["less acquisition alone"] == {
-        "imitation only": {"tasks": 2, "12": [0.5, 0.0, 0.0]},
+        "imitation only": {"12": [0.5, 0.0, 0.0, 2]},
     }
     assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
