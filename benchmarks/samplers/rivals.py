@@ -88,13 +88,22 @@ def _cmaes_from_start(
         )
 
 
-@functools.cache
 def _package_version() -> str:
     """Return a digest of the sources and weights that the sampler's choices come from."""
+    return _digest(".py", ".safetensors")
+
+
+def _sources_version() -> str:
+    """Return a digest of the sources alone: what learned nothing has no weights."""
+    return _digest(".py")
+
+
+@functools.cache
+def _digest(*suffixes: str) -> str:
     root = Path(optuna_arrl.__file__).parent
     digest = hashlib.sha256()
     for path in [root / "trajectory.py", *sorted((root / "sampler").rglob("*"))]:
-        if path.suffix in (".py", ".safetensors") and "pretraining" not in path.parts:
+        if path.suffix in suffixes and "pretraining" not in path.parts:
             digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()[:12]
 
@@ -116,7 +125,7 @@ CONTENDERS: dict[str, Contender] = {
     ),
     "gp-local": Contender(
         lambda space, start, seed, setting: ARRLSampler(seed=seed, policy="acquisition"),
-        _package_version,
+        _sources_version,
         codings=("failure+constraint",),
     ),
     "tpe": Contender(

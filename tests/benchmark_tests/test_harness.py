@@ -12,6 +12,7 @@ from optuna.distributions import FloatDistribution
 import pytest
 
 from benchmarks.samplers import harness
+from benchmarks.samplers import rivals
 from benchmarks.samplers import suites
 from benchmarks.samplers.report import best_settings
 from benchmarks.samplers.report import parallel_loss
@@ -134,6 +135,30 @@ def test_nothing_is_run_twice_and_what_is_missing_is(tmp_path: Path, toy_suite: 
     longer = harness.plans("toy", ["random"], [0], 8)
     assert [len(record["truth"]) for record in harness.run(longer, records)] == [8]
     assert len(records.read_text().splitlines()) == 4
+
+
+def test_other_weights_supersede_what_was_learned_and_not_what_was_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights, source = tmp_path / "sampler/policy.safetensors", tmp_path / "sampler/policy.py"
+    weights.parent.mkdir()
+    for path in (weights, source, tmp_path / "trajectory.py"):
+        path.write_text("before")
+    monkeypatch.setattr("optuna_arrl.__file__", str(tmp_path / "__init__.py"))
+
+    def versions() -> tuple[str, str]:
+        rivals._digest.cache_clear()
+        return CONTENDERS["arrl"].version(), CONTENDERS["gp-local"].version()
+
+    try:
+        arrl, gp_local = versions()
+        weights.write_text("after")
+        assert versions()[0] != arrl
+        assert versions()[1] == gp_local
+        source.write_text("after")
+        assert versions()[1] != gp_local
+    finally:
+        rivals._digest.cache_clear()
 
 
 def test_records_of_another_version_do_not_count(tmp_path: Path, toy_suite: None) -> None:
