@@ -1,11 +1,12 @@
-"""Make the shipped weights from searches of several seeds, and from PPO begun with their mean.
+"""Make weights from searches of several seeds, and all but the exploration of others.
 
     arrl pretrain runs/0 --iterations 150 --seed 0   # … 3; of commit fbe560b, where all 150 search
     python tools/average_exploration.py OUT runs/0/policy.safetensors … runs/3/policy.safetensors
-    python tools/average_exploration.py OUT --rest PPO.safetensors SEARCHED.safetensors
+    python tools/average_exploration.py OUT --rest OTHER.safetensors SEARCHED.safetensors
 
 How much to explore is the mean of what the searches found: each is noise to a good part. All else
-(scores, value, forecast) is that of --rest; weights/recipe.json says where each came from.
+(scores, value, forecast) is that of --rest. What the scores of the shipped weights began with was
+made so; weights/recipe.json says where each part came from.
 """
 
 from __future__ import annotations
