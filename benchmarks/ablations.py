@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from collections.abc import Iterable
 import copy
 import functools
 import inspect
@@ -56,6 +57,9 @@ _AGAINST = ("acquisition alone", "whole network", "imitation only")
 # What plays alike whatever the policy's weights are, and is played once for all of them.
 _UNTRAINED = ("acquisition alone", "random edits")
 _NO_WEIGHTS = "none"
+
+# What is compared → (seed of a lot, trials of its studies) → trials → log regret of every task.
+_Table = dict[str, dict[tuple[int, int], dict[str, list[float]]]]
 # Trials that a study's update learns from: as many as by default.
 _BATCH = inspect.signature(ARRLSampler).parameters["batch_size"].default
 
@@ -214,7 +218,7 @@ def run(args: argparse.Namespace) -> None:
 def report(args: argparse.Namespace) -> None:
     """Print, by weights and length, every variant less the most important ones; write and draw.
 
-    Where there are studies of several lengths, of all together too.
+    Where there are studies of several lengths, of all together too; and policies less each other.
     """
     records = _records.load(args.records)
     if not records:
@@ -237,6 +241,9 @@ def report(args: argparse.Namespace) -> None:
             result.append({"policy": policy, "trials a study": trials} | _figures(part))
     for part in result:
         _print(part)
+    networks = _by_lot((_policy(r), r) for r in records if r["variant"] == "whole network")
+    for policy in networks:
+        _print_table(f"whole network of {policy}", _less(networks, policy))
     args.out.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(result, indent=1) + "\n"
     args.out.with_suffix(".json").write_text(text, encoding="utf-8")
@@ -250,59 +257,70 @@ def _policy(record: dict[str, Any]) -> str:
 
 
 def _figures(records: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return against what → variant → trials → the difference of log regrets.
-
-    A difference is its mean, half its 95 % interval, p of a two-sided paired t test, and the
-    number of tasks.
-    """
-    table: dict[str, dict[tuple[int, int], dict[str, list[float]]]] = {}
-    for record in records:
-        of_variant = table.setdefault(record["variant"], {})
-        of_variant[record["seed"], record["trials"]] = record["log_regret"]
-    result: dict[str, Any] = {}
-    for against in _AGAINST:
-        lots = table.get(against, {})
-        compared = result[f"less {against}"] = {}
-        for name, other in table.items():
-            shared = sorted(other.keys() & lots.keys())
-            if name == against or not shared:
-                continue
-            compared[name] = {}
-            for mark in map(str, _MARKS):
-                pairs = [(other[lot], lots[lot]) for lot in shared if mark in lots[lot]]
-                if not pairs:
-                    continue
-                difference = torch.cat(
-                    [torch.tensor(a[mark]) - torch.tensor(b[mark]) for a, b in pairs]
-                )
-                (row,) = summarise(difference[:, None], [1])
-                compared[name][mark] = [
-                    *(round(row.mean, 6), round(row.half_width, 6)),
-                    *(float(f"{row.p:.2g}"), row.tasks),
-                ]
+    """Return against what → variant → trials → the difference of log regrets."""
+    table = _by_lot((record["variant"], record) for record in records)
+    result: dict[str, Any] = {f"less {against}": _less(table, against) for against in _AGAINST}
     kls = [record["kl"] for record in records if "kl" in record]
     if kls:
         result["mean KL of PPO in the study"] = float(f"{sum(kls) / len(kls):.2g}")
     return result
 
 
+def _by_lot(named: Iterable[tuple[str, dict[str, Any]]]) -> _Table:
+    table: _Table = {}
+    for name, record in named:
+        table.setdefault(name, {})[record["seed"], record["trials"]] = record["log_regret"]
+    return table
+
+
+def _less(table: _Table, against: str) -> dict[str, dict[str, list[float]]]:
+    """Return what is compared → trials → its difference to one of them on the lots of both.
+
+    A difference is its mean, half its 95 % interval, p of a two-sided paired t test, and the
+    number of tasks.
+    """
+    lots = table.get(against, {})
+    compared: dict[str, dict[str, list[float]]] = {}
+    for name, other in table.items():
+        shared = sorted(other.keys() & lots.keys())
+        if name == against or not shared:
+            continue
+        compared[name] = {}
+        for mark in map(str, _MARKS):
+            pairs = [(other[lot], lots[lot]) for lot in shared if mark in lots[lot]]
+            if not pairs:
+                continue
+            difference = torch.cat(
+                [torch.tensor(a[mark]) - torch.tensor(b[mark]) for a, b in pairs]
+            )
+            (row,) = summarise(difference[:, None], [1])
+            compared[name][mark] = [
+                *(round(row.mean, 6), round(row.half_width, 6)),
+                *(float(f"{row.p:.2g}"), row.tasks),
+            ]
+    return compared
+
+
 def _print(part: dict[str, Any]) -> None:
     print(f"\n{_title(part)}:")
     for against in _AGAINST:
-        compared = part[f"less {against}"]
-        if not compared:
-            continue
-        marks = max(compared.values(), key=len)
-        print(f"\n| log regret less that of: {against} | {' | '.join(marks)} | tasks |")
-        print(f"|---|{'---|' * len(marks)}---|")
-        for name, figures in compared.items():
-            cells = [
-                "{:+.3f} ± {:.3f} ({:g})".format(*figures[mark]) if mark in figures else "–"
-                for mark in marks
-            ]
-            print(f"| {' | '.join([name, *cells])} | {_tasks(figures)} |")
+        _print_table(against, part[f"less {against}"])
     if (kl := part.get("mean KL of PPO in the study")) is not None:
         print(f"\nPPO in the study: mean KL to the shipped policy {kl} nats")
+
+
+def _print_table(against: str, compared: dict[str, dict[str, list[float]]]) -> None:
+    if not compared:
+        return
+    marks = max(compared.values(), key=len)
+    print(f"\n| log regret less that of: {against} | {' | '.join(marks)} | tasks |")
+    print(f"|---|{'---|' * len(marks)}---|")
+    for name, figures in compared.items():
+        cells = [
+            "{:+.3f} ± {:.3f} ({:g})".format(*figures[mark]) if mark in figures else "–"
+            for mark in marks
+        ]
+        print(f"| {' | '.join([name, *cells])} | {_tasks(figures)} |")
 
 
 def _title(part: dict[str, Any]) -> str:
@@ -349,7 +367,8 @@ def _draw(parts: list[dict[str, Any]], path: Path) -> None:
         axis.set_title(_title(part))
         axis.set_xlabel("trials")
         axis.set_ylabel(f"log regret less that of {_AGAINST[0]}")
-        axis.legend(frameon=False, fontsize="x-small")
+        if marks:
+            axis.legend(frameon=False, fontsize="x-small")
     for axis in axes.flat[len(parts) :]:
         axis.set_axis_off()
     figure.savefig(path, dpi=120)

@@ -125,6 +125,20 @@ def test_what_has_no_weights_is_played_once_for_all_policies(
         assert part["less acquisition alone"].keys() == {"whole network", "random edits"}
 
 
+def test_policies_are_compared_on_the_tasks_of_both(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "records.jsonl"
+    for policy, seed, regret in (("a", 1, 3.0), ("a", 2, 9.0), ("b", 1, 1.0)):
+        record = {"variant": "whole network", "weights": policy, "seed": seed, "trials": 12}
+        _records.append(path, record | {"log_regret": {"12": [regret, regret]}})
+    ablations.report(arguments(path))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[
+        lines.index("| log regret less that of: whole network of a | 12 | tasks |") + 2
+    ] == ("| b | -2.000 ± 0.000 (0) | 2 |")
+
+
 def test_studies_of_all_lengths_are_told_together(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
