@@ -62,8 +62,9 @@ def main() -> None:
     choose.add_argument("records", type=file)
     show = commands.add_parser(
         "report",
-        help="print tables; write OUT.json, OUT.curves.json.gz, OUT.png and, of studies with "
-        "several workers, OUT.workers.png",
+        help="print tables; write OUT.json, OUT.png, of studies with several workers "
+        "OUT.workers.png, and OUT.curves.json.gz: what all figures come from, and where the "
+        "studies of earlier reports that RECORDS lacks are taken from",
     )
     show.add_argument(
         "suites", type=one_of(*SUITES), help=f"of {','.join(SUITES)}: one table of all"
@@ -134,15 +135,26 @@ def _choose(suite: str, path: Path) -> None:
 
 
 def _report(suites: list[str], path: Path, out: Path) -> None:
+    curves_file = out.with_suffix(".curves.json.gz")
+    run = [record for suite in suites for record in _of_suite(suite, path)]
+    kept = _kept(curves_file)
+    # What earlier reports kept comes first: of equals the last one counts.
+    studies = harness.current([*kept, *(report.compact(r) for r in run)])
     records = [
-        r
+        study
         for suite in suites
-        for r in _of_suite(suite, path)
-        if r["seed"] < SELECTION_SEEDS
-        and r["setting"] == str(harness.chosen_setting(suite, r["sampler"]))
+        for study in studies
+        if study["task"] in SUITES[suite]
+        and study["seed"] < SELECTION_SEEDS
+        and study["setting"] == str(harness.chosen_setting(suite, study["sampler"]))
     ]
-    if not records:
+    if not run or not records:
         raise SystemExit(f"{path} holds no record of {', '.join(suites)} to report.")
+    identity = ("task", "sampler", "setting", "seed", "workers")
+    there = {tuple(record[name] for name in identity) for record in run}
+    earlier = sum(tuple(study[name] for name in identity) not in there for study in records)
+    if earlier:
+        print(f"{earlier} studies are those that {curves_file} kept.")
     workers = sorted({record["workers"] for record in records})
     by_workers = {w: [r for r in records if r["workers"] == w] for w in workers}
     result: dict[str, Any] = {
@@ -158,15 +170,8 @@ def _report(suites: list[str], path: Path, out: Path) -> None:
         }
     out.parent.mkdir(parents=True, exist_ok=True)
     out.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    # What the figures come from, small enough to be committed.
-    kept = ("task", "sampler", "setting", "seed", "workers")
-    compact = [
-        {name: record[name] for name in kept}
-        | {"incumbent": [float(f"{v:.6g}") for v in incumbents(record)]}
-        for record in records
-    ]
-    packed = gzip.compress(json.dumps(compact).encode(), mtime=0)
-    out.with_suffix(".curves.json.gz").write_bytes(packed)
+    packed = gzip.compress(json.dumps(studies).encode(), mtime=0)
+    curves_file.write_bytes(packed)
     report.draw_panels(report.panels(by_workers[workers[0]]), out.with_suffix(".png"))
     if len(workers) > 1:
         beside = {
@@ -188,6 +193,23 @@ def _report(suites: list[str], path: Path, out: Path) -> None:
         fitted = json.loads(FIT_FILE.read_text(encoding="utf-8"))["published curves"]
         table = tables.published_table(result["workers"]["1"], fitted)
         print(f"Beside the published runs:\n\n{table}")
+
+
+def _kept(curves_file: Path) -> list[dict[str, Any]]:
+    """Return the studies that an earlier report wrote to its file, of any suite.
+
+    Raises:
+        SystemExit: When it is not such a file.
+    """
+    if not curves_file.exists():
+        return []
+    try:
+        studies: list[dict[str, Any]] = json.loads(gzip.decompress(curves_file.read_bytes()))
+        return [study for study in studies if harness.is_current(study)]
+    except (OSError, EOFError, ValueError, TypeError, KeyError) as error:
+        raise SystemExit(
+            f"{curves_file} is not what `report` writes: delete it, or name another OUT."
+        ) from error
 
 
 def _of_suite(suite: str, path: Path) -> list[dict[str, Any]]:

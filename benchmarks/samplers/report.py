@@ -1,8 +1,10 @@
-"""From records to figures: means, ranks, tests, and their picture."""
+"""From records to figures: means, ranks, tests, and their picture.
+
+Functions take records as they were run, or as :func:`compact` keeps them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +29,7 @@ __all__ = [
     "Curves",
     "Panel",
     "best_settings",
+    "compact",
     "curves",
     "draw_panels",
     "panels",
@@ -59,22 +62,46 @@ class Panel:
     log_scale: bool
 
 
-def curves(
-    records: Iterable[Mapping[str, Any]],
-    curve: Callable[[Mapping[str, Any]], NDArray[np.float64]] = incumbents,
-) -> Curves:
-    """Return a curve, the incumbent's, of records that differ in sampler, task and seed only."""
+def compact(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all that the figures take of a study, a tenth of its record."""
+    if "incumbent" in record:
+        return dict(record)
+    kept = ("task", "sampler", "setting", "seed", "workers", "version")
+    ran = [np.inf if value is None else value for value in record["observed"]]
+    best = np.minimum.accumulate(ran)
+    return {name: record[name] for name in kept} | {
+        "incumbent": [float(f"{value:.8g}") for value in incumbents(record)],
+        "best observed": {
+            str(mark): float(best[mark - 1]) for mark in CHECKPOINTS if mark <= len(best)
+        },
+        "crashes": record["truth"].count(None),
+        "seconds": round(record["ask_seconds"] + record["tell_seconds"], 3),
+    }
+
+
+def curves(records: Iterable[Mapping[str, Any]]) -> Curves:
+    """Return the incumbents of records that differ in sampler, task and seed only."""
     result: Curves = {}
     for record in records:
         by_seed = result.setdefault(record["sampler"], {}).setdefault(record["task"], {})
-        by_seed[record["seed"]] = curve(record)
+        by_seed[record["seed"]] = np.array(compact(record)["incumbent"])
     return result
 
 
-def observed(record: Mapping[str, Any]) -> NDArray[np.float64]:
-    """Return the best observed value after every trial, (trials,): what a study shows."""
-    values = [np.inf if value is None else value for value in record["observed"]]
-    return np.minimum.accumulate(values)
+def _best_observed(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return task → sampler → checkpoint → mean of the best observed value: what a study shows."""
+    values: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for record in records:
+        of_sampler = values.setdefault(record["task"], {}).setdefault(record["sampler"], {})
+        for mark, value in compact(record)["best observed"].items():
+            of_sampler.setdefault(mark, []).append(value)
+    return {
+        name: {
+            sampler: {mark: _mean(column) for mark, column in by_mark.items()}
+            for sampler, by_mark in by_sampler.items()
+        }
+        for name, by_sampler in sorted(values.items())
+    }
 
 
 def summary(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -88,7 +115,7 @@ def summary(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     Args:
         records: One suite's, of one number of workers; one setting a sampler.
     """
-    records = list(records)
+    records = [compact(record) for record in records]
     by_sampler = curves(records)
     tasks = sorted({record["task"] for record in records})
     result: dict[str, Any] = {
@@ -98,7 +125,7 @@ def summary(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
             for sampler in by_sampler
         },
         "mean": _by_task(by_sampler, tasks),
-        "mean of the best observed, noise included": _by_task(curves(records, observed), tasks),
+        "mean of the best observed, noise included": _best_observed(records),
         "mean rank": {},
         "one-sided Wilcoxon, p that the first is below the second": {},
     }
@@ -251,17 +278,19 @@ def draw_panels(panels: Mapping[str, Panel], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def _sampler(records: list[Mapping[str, Any]]) -> dict[str, Any]:
-    trials = sum(len(r["truth"]) for r in records)
-    spent = sum(r["ask_seconds"] + r["tell_seconds"] for r in records)
-    crashes = [np.mean([value is None for value in r["truth"]]) for r in records]
+def _sampler(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the figures of a sampler's compact records."""
+    lengths = [len(r["incumbent"]) for r in records]
+    crashes = [r["crashes"] / length for r, length in zip(records, lengths, strict=True)]
     return {
         "setting": ", ".join(sorted({r["setting"] for r in records})),
         "studies": len(records),
         "seeds": len({r["seed"] for r in records}),
-        "trials a study": max(len(r["truth"]) for r in records),
+        "trials a study": max(lengths),
         "crash share": round(float(np.mean(crashes)), 4),
-        "ms a trial, ask and tell": round(1000 * spent / trials, 2),
+        "ms a trial, ask and tell": round(
+            1000 * sum(r["seconds"] for r in records) / sum(lengths), 2
+        ),
     }
 
 
@@ -279,10 +308,14 @@ def _means(by_seed: Mapping[int, NDArray[np.float64]]) -> dict[str, list[float]]
     for checkpoint in CHECKPOINTS:
         values = [float(c[checkpoint - 1]) for c in by_seed.values() if len(c) >= checkpoint]
         if values:
-            mean, half = mean_interval(values)
-            figures = [float(f"{mean:.6g}"), float(f"{half:.2g}"), len(values)]
-            result[str(checkpoint)] = figures
+            result[str(checkpoint)] = _mean(values)
     return result
+
+
+def _mean(values: list[float]) -> list[float]:
+    """Return the mean, half width of its 95 % interval, and how many there are."""
+    mean, half = mean_interval(values)
+    return [float(f"{mean:.6g}"), float(f"{half:.2g}"), len(values)]
 
 
 def _comparable(

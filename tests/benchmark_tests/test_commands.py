@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 import sys
@@ -141,3 +142,42 @@ def test_a_report_counts_a_lengthened_study_once_and_no_selection_seed(
     assert (tpe["studies"], tpe["crash share"]) == (2, 0.01)
     for name in ("out.png", "out.workers.png", "out.curves.json.gz"):
         assert (tmp_path / name).stat().st_size > 0
+
+
+def test_a_report_goes_on_from_what_an_earlier_one_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second, out = tmp_path / "first.jsonl", tmp_path / "second.jsonl", tmp_path / "out"
+    values = [0.99, None, 0.981234567] + [0.98] * 22
+    for seed in range(6):
+        _records.append(first, record("failure", seed, values) | {"tell_seconds": 0.5})
+    call(monkeypatch, samplers, "report", "replay", first, out)
+    version = f"{task('replay').version}; {CONTENDERS['random'].version()}"
+    rival = {"sampler": "random", "version": version}
+    for seed in range(6):
+        _records.append(second, record("failure", seed, [0.97] * 25) | rival)
+    # Run again, a study takes the place of the one that was kept.
+    _records.append(second, record("failure", 5, [0.96] * 25))
+    capsys.readouterr()
+    call(monkeypatch, samplers, "report", "replay", second, out)
+    assert f"5 studies are those that {out}.curves.json.gz kept." in capsys.readouterr().out
+    apart = json.loads(out.with_suffix(".json").read_text())
+
+    for seed in range(5):
+        _records.append(second, record("failure", seed, values) | {"tell_seconds": 0.5})
+    call(monkeypatch, samplers, "report", "replay", second, tmp_path / "whole")
+    together = json.loads((tmp_path / "whole.json").read_text())
+    assert apart == together
+    assert apart["workers"]["1"]["samplers"]["tpe"]["studies"] == 6
+
+
+def test_a_report_takes_nothing_from_a_file_that_none_wrote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "records.jsonl"
+    _records.append(path, record("failure", 0, [1.0] * 25))
+    for wrong in (b"", b"nothing", gzip.compress(b'[{"task": "replay"}]')):
+        (tmp_path / "out.curves.json.gz").write_bytes(wrong)
+        with pytest.raises(SystemExit, match="is not what `report` writes: delete it"):
+            call(monkeypatch, samplers, "report", "replay", path, tmp_path / "out")
+        assert (tmp_path / "out.curves.json.gz").read_bytes() == wrong

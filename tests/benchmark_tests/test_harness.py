@@ -188,6 +188,8 @@ def _record(sampler: str, seed: int, values: list[float], setting: str = "failur
         "sampler": sampler,
         "setting": setting,
         "seed": seed,
+        "workers": 1,
+        "version": "1; 1",
         "observed": values,
         "truth": values,
         "ask_seconds": 1.0,
