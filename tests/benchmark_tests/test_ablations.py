@@ -34,6 +34,15 @@ def arguments(path: Path, **given: object) -> argparse.Namespace:
     return argparse.Namespace(records=path, out=path.with_name("out"), **{**defaults, **given})
 
 
+def other_weights(folder: Path) -> Path:
+    """Write weights that explore otherwise than the acquisition, and score as it does."""
+    network, path = PolicyNetwork(), folder / "policy.safetensors"
+    with torch.no_grad():
+        network.exploration.weight[2] = 1.0
+    save_file(network.state_dict(), path)
+    return path
+
+
 def test_what_learned_nothing_is_the_acquisition(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -77,14 +86,10 @@ def test_without_scores_only_the_exploration_is_left() -> None:
 def test_other_weights_are_other_records(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    network = PolicyNetwork()
-    with torch.no_grad():
-        network.exploration.weight[2] = 1.0
-    save_file(network.state_dict(), tmp_path / "policy.safetensors")
-    path = tmp_path / "records.jsonl"
+    policy, path = other_weights(tmp_path), tmp_path / "records.jsonl"
     chosen = ["acquisition alone", "whole network"]
-    for policy, trials in (("acquisition", 12), (tmp_path / "policy.safetensors", 13)):
-        ablations.run(arguments(path, variants=chosen, policy=policy, trials=trials))
+    for name, trials in (("acquisition", 12), (policy, 13)):
+        ablations.run(arguments(path, variants=chosen, policy=name, trials=trials))
     first, second = _records.load(path)[1::2]
     assert first["weights"] != second["weights"]
     assert first["log_regret"] != second["log_regret"]
@@ -110,14 +115,10 @@ def test_what_is_trained_anew_plays_the_same_tasks(tmp_path: Path) -> None:
 def test_what_has_no_weights_is_played_once_for_all_policies(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    network = PolicyNetwork()
-    with torch.no_grad():
-        network.exploration.weight[2] = 1.0
-    save_file(network.state_dict(), tmp_path / "policy.safetensors")
-    path = tmp_path / "records.jsonl"
+    policy, path = other_weights(tmp_path), tmp_path / "records.jsonl"
     chosen = ["acquisition alone", "whole network", "random edits"]
-    for policy in ("acquisition", tmp_path / "policy.safetensors"):
-        ablations.run(arguments(path, variants=chosen, policy=policy))
+    for name in ("acquisition", policy):
+        ablations.run(arguments(path, variants=chosen, policy=name))
     ran = [record["variant"] for record in _records.load(path)]
     assert ran == [*chosen, "whole network"]
     ablations.report(arguments(path))
