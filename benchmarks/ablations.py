@@ -6,7 +6,7 @@
 
 Every variant plays the same tasks with the same noise and the same draws of candidates. The tasks'
 seeds lie below those of training: nothing was learned on them. Interrupted, `run` goes on. With
-other weights (--policy) it plays what depends on them, and compares with the rest that is there.
+other weights (--policy) it plays everything again but what has none.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ _AGAINST = ("acquisition alone", "whole network", "imitation only")
 _UNTRAINED = ("acquisition alone", "random edits")
 _NO_WEIGHTS = "none"
 
-# What is compared → (seed of a lot, trials of its studies) → trials → log regret of every task.
-_Table = dict[str, dict[tuple[int, int], dict[str, list[float]]]]
+# What is compared → seed of a lot → trials → log regret of every task.
+_Table = dict[str, dict[int, dict[str, list[float]]]]
 # Trials that a study's update learns from: as many as by default.
 _BATCH = inspect.signature(ARRLSampler).parameters["batch_size"].default
 
@@ -218,18 +218,19 @@ def run(args: argparse.Namespace) -> None:
 def report(args: argparse.Namespace) -> None:
     """Print, by weights and length, every variant less the most important ones; write and draw.
 
-    Where there are studies of several lengths, of all together too; and policies less each other.
+    Where there are studies of several lengths, of all together too; and where there are several
+    policies, these less each other, of all lengths.
     """
     records = _records.load(args.records)
     if not records:
         raise SystemExit(f"{args.records} holds nothing to report: `run` first.")
-    # Of what was trained anew more than once from the same policy, the last.
+    # Of what was trained anew more than once, the last that was played beside a policy.
     newest = {(r["variant"], _policy(r)): r["weights"] for r in records}
     records = [r for r in records if r["weights"] == newest[r["variant"], _policy(r)]]
     policies = list(dict.fromkeys(map(_policy, records)))
     if policies != [_NO_WEIGHTS]:
         policies = [policy for policy in policies if policy != _NO_WEIGHTS]
-    result: list[dict[str, Any]] = []
+    parts: list[dict[str, Any]] = []
     for policy in policies:
         own = {r["trials"] for r in records if _policy(r) == policy}
         together = [
@@ -238,20 +239,23 @@ def report(args: argparse.Namespace) -> None:
         # A study does not know how long it will be: those of all lengths are of one kind.
         for trials in [*sorted(own), *([None] if len(own) > 1 else [])]:
             part = [r for r in together if trials in (None, r["trials"])]
-            result.append({"policy": policy, "trials a study": trials} | _figures(part))
-    for part in result:
+            parts.append({"policy": policy, "trials a study": trials} | _figures(part))
+    for part in parts:
         _print(part)
     networks = _by_lot((_policy(r), r) for r in records if r["variant"] == "whole network")
-    for policy in networks:
-        _print_table(f"whole network of {policy}", _less(networks, policy))
+    last = list(networks)[-1:]
+    beside = {f"whole network of {policy}": _less(networks, policy) for policy in last}
+    for name, compared in beside.items():
+        _print_table(name, compared)
     args.out.parent.mkdir(parents=True, exist_ok=True)
+    result = {"policies": parts} | {f"less {name}": table for name, table in beside.items()}
     text = json.dumps(result, indent=1) + "\n"
-    args.out.with_suffix(".json").write_text(text, encoding="utf-8")
-    _draw(result, args.out.with_suffix(".png"))
+    args.out.with_name(args.out.name + ".json").write_text(text, encoding="utf-8")
+    _draw(parts, args.out.with_name(args.out.name + ".png"))
 
 
 def _policy(record: dict[str, Any]) -> str:
-    """Return the weights of the policy that a variant is a variant of."""
+    """Return the weights of the policy that a variant is of, or was played beside."""
     policy: str = record["weights"].split(",")[0]
     return policy
 
@@ -267,9 +271,11 @@ def _figures(records: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _by_lot(named: Iterable[tuple[str, dict[str, Any]]]) -> _Table:
+    """Return what was played; a shorter study of a lot is the beginning of a longer one."""
     table: _Table = {}
     for name, record in named:
-        table.setdefault(name, {})[record["seed"], record["trials"]] = record["log_regret"]
+        lot = table.setdefault(name, {}).setdefault(record["seed"], {})
+        lot |= record["log_regret"]
     return table
 
 
@@ -287,12 +293,15 @@ def _less(table: _Table, against: str) -> dict[str, dict[str, list[float]]]:
             continue
         compared[name] = {}
         for mark in map(str, _MARKS):
-            pairs = [(other[lot], lots[lot]) for lot in shared if mark in lots[lot]]
-            if not pairs:
+            pairs = [(other[lot], lots[lot]) for lot in shared]
+            differences = [
+                torch.tensor(a[mark]) - torch.tensor(b[mark])
+                for a, b in pairs
+                if mark in a and mark in b
+            ]
+            if not differences:
                 continue
-            difference = torch.cat(
-                [torch.tensor(a[mark]) - torch.tensor(b[mark]) for a, b in pairs]
-            )
+            difference = torch.cat(differences)
             (row,) = summarise(difference[:, None], [1])
             compared[name][mark] = [
                 *(round(row.mean, 6), round(row.half_width, 6)),
@@ -306,7 +315,7 @@ def _print(part: dict[str, Any]) -> None:
     for against in _AGAINST:
         _print_table(against, part[f"less {against}"])
     if (kl := part.get("mean KL of PPO in the study")) is not None:
-        print(f"\nPPO in the study: mean KL to the shipped policy {kl} nats")
+        print(f"\nPPO in the study: mean KL to the policy that it began with {kl} nats")
 
 
 def _print_table(against: str, compared: dict[str, dict[str, list[float]]]) -> None:

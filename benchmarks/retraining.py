@@ -1,14 +1,15 @@
-"""The policy's rivals that have to be trained: scores of which a part is left out.
+"""Scores trained anew, as the shipped ones were, and its rivals: with a part left out.
 
     python -m benchmarks.retraining FOLDER whole imitation ppo names trials process forecast
     python -m benchmarks.ablations run runs/ablations.jsonl --retrained FOLDER
 
 All begin where the shipped policy's scores began (results/retrained/start.safetensors: how much
 to explore and forecasts are learned, scores are zero), and take the recipe of `arrl pretrain`:
-imitation, then PPO, its horizons, candidates, rates, and the same number of studies. What a part
-tells is hidden while the network learns and while it is judged. (The layers that all begin with
-have learned to forecast with every part in sight, "no forecast" included: only what is learned
-from there on does without.) Interrupted, the same line goes on.
+imitation, then PPO, each with its horizons, candidates, rates and number of studies. `whole
+--seed 1` made the shipped scores; `imitation` and `ppo` are one of the two stages alone. What a
+part tells is hidden while the network learns and while it is judged. (The layers that all begin
+with have learned to forecast with every part in sight, "no forecast" included: only what is
+learned from there on does without.) Interrupted, the same line goes on.
 """
 
 from __future__ import annotations

@@ -8,11 +8,13 @@ python -m benchmarks.samplers report SUITE,SUITE RECORDS OUT
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 import gzip
 import json
 import os
 from pathlib import Path
 from typing import Any
+import zlib
 
 
 # Before anything imports numpy or torch: studies run beside each other, one thread each.
@@ -63,8 +65,8 @@ def main() -> None:
     show = commands.add_parser(
         "report",
         help="print tables; write OUT.json, OUT.png, of studies with several workers "
-        "OUT.workers.png, and OUT.curves.json.gz: what all figures come from, and where the "
-        "studies of earlier reports that RECORDS lacks are taken from",
+        "OUT.workers.png, and OUT.curves.json.gz: the studies that all these come from, those "
+        "of earlier reports included",
     )
     show.add_argument(
         "suites", type=one_of(*SUITES), help=f"of {','.join(SUITES)}: one table of all"
@@ -135,26 +137,42 @@ def _choose(suite: str, path: Path) -> None:
 
 
 def _report(suites: list[str], path: Path, out: Path) -> None:
-    curves_file = out.with_suffix(".curves.json.gz")
-    run = [record for suite in suites for record in _of_suite(suite, path)]
-    kept = _kept(curves_file)
-    # What earlier reports kept comes first: of equals the last one counts.
-    studies = harness.current([*kept, *(report.compact(r) for r in run)])
+    chosen = [
+        report.compact(record)
+        for suite in suites
+        for record in _of_suite(suite, path)
+        if record["seed"] < SELECTION_SEEDS
+        and record["setting"] == str(harness.chosen_setting(suite, record["sampler"]))
+    ]
+    if not chosen:
+        raise SystemExit(f"{path} holds no record of {', '.join(suites)} to report.")
+    curves_file = _beside(out, ".curves.json.gz")
+    studies = _kept(curves_file)
+    for study in chosen:
+        other = studies.get(_identity(study))
+        if (
+            other is None
+            or not harness.is_current(other)
+            or len(other["incumbent"]) <= len(study["incumbent"])
+        ):
+            studies[_identity(study)] = study
+    asked = [
+        (suite, study)
+        for suite in suites
+        for study in studies.values()
+        if study["task"] in SUITES[suite]
+    ]
     records = [
         study
-        for suite in suites
-        for study in studies
-        if study["task"] in SUITES[suite]
-        and study["seed"] < SELECTION_SEEDS
+        for suite, study in asked
+        if harness.is_current(study)
         and study["setting"] == str(harness.chosen_setting(suite, study["sampler"]))
     ]
-    if not run or not records:
-        raise SystemExit(f"{path} holds no record of {', '.join(suites)} to report.")
-    identity = ("task", "sampler", "setting", "seed", "workers")
-    there = {tuple(record[name] for name in identity) for record in run}
-    earlier = sum(tuple(study[name] for name in identity) not in there for study in records)
-    if earlier:
+    run = set(map(id, chosen))
+    if earlier := sum(id(study) not in run for study in records):
         print(f"{earlier} studies are those that {curves_file} kept.")
+    if stale := len(asked) - len(records):
+        print(f"{stale} that it keeps are of other versions or settings, and left out.")
     workers = sorted({record["workers"] for record in records})
     by_workers = {w: [r for r in records if r["workers"] == w] for w in workers}
     result: dict[str, Any] = {
@@ -169,17 +187,18 @@ def _report(suites: list[str], path: Path, out: Path) -> None:
             if w > 1
         }
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    packed = gzip.compress(json.dumps(studies).encode(), mtime=0)
-    curves_file.write_bytes(packed)
-    report.draw_panels(report.panels(by_workers[workers[0]]), out.with_suffix(".png"))
+    _beside(out, ".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    part = _beside(out, ".part")
+    part.write_bytes(gzip.compress(json.dumps(list(studies.values())).encode(), mtime=0))
+    part.replace(curves_file)
+    report.draw_panels(report.panels(by_workers[workers[0]]), _beside(out, ".png"))
     if len(workers) > 1:
         beside = {
             f"{title}, {w} worker{'s' * (w != 1)}": panel
             for w, part in by_workers.items()
             for title, panel in report.panels(part).items()
         }
-        report.draw_panels(beside, out.with_suffix(".workers.png"))
+        report.draw_panels(beside, _beside(out, ".workers.png"))
     for number, figures in result["workers"].items():
         print(f"{number} worker{'s' * (number != '1')}:\n\n{tables.sampler_table(figures)}\n")
     if result.get("loss against one worker"):
@@ -195,18 +214,30 @@ def _report(suites: list[str], path: Path, out: Path) -> None:
         print(f"Beside the published runs:\n\n{table}")
 
 
-def _kept(curves_file: Path) -> list[dict[str, Any]]:
-    """Return the studies that an earlier report wrote to its file, of any suite.
+def _beside(out: Path, ending: str) -> Path:
+    return out.with_name(out.name + ending)
+
+
+def _identity(study: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what tells a study from all others but those of other versions."""
+    names = ("task", "sampler", "setting", "seed", "workers")
+    return tuple(study[name] for name in names)
+
+
+def _kept(curves_file: Path) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """Return the studies that earlier reports wrote to a file, of any suite and version.
 
     Raises:
         SystemExit: When it is not such a file.
     """
     if not curves_file.exists():
-        return []
+        return {}
     try:
-        studies: list[dict[str, Any]] = json.loads(gzip.decompress(curves_file.read_bytes()))
-        return [study for study in studies if harness.is_current(study)]
-    except (OSError, EOFError, ValueError, TypeError, KeyError) as error:
+        studies = json.loads(gzip.decompress(curves_file.read_bytes()))
+        for study in studies:
+            study["version"], study["incumbent"]
+        return {_identity(study): study for study in studies}
+    except (OSError, EOFError, zlib.error, ValueError, TypeError, KeyError) as error:
         raise SystemExit(
             f"{curves_file} is not what `report` writes: delete it, or name another OUT."
         ) from error

@@ -139,19 +139,20 @@ def run(todo: Iterable[Plan], records: Path, *, jobs: int = 1) -> Iterator[dict[
 def current(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the records that today's tasks and samplers would give again.
 
-    Of a study that was run once more for more trials, the longer record; of equals the last.
+    Of a study that was run once more for more trials, the longer record.
     """
     longest: dict[tuple[Any, ...], dict[str, Any]] = {}
     for record in filter(is_current, records):
         other = longest.get(_key(record))
-        if other is None or _trials(other) <= _trials(record):
+        if other is None or len(other["truth"]) < len(record["truth"]):
             longest[_key(record)] = dict(record)
     return list(longest.values())
 
 
 def is_current(record: Mapping[str, Any]) -> bool:
     """Return whether a record is one of today's task and sampler."""
-    if record["sampler"] not in CONTENDERS:
+    known = {name for names in SUITES.values() for name in names}
+    if record["sampler"] not in CONTENDERS or record["task"] not in known:
         return False
     plan = Plan(record["task"], record["sampler"], record["setting"], 0, 1, 0)
     return bool(record["version"] == plan.version)
@@ -160,10 +161,6 @@ def is_current(record: Mapping[str, Any]) -> bool:
 def settings_of(sampler: str, task_name: str) -> list[Setting]:
     """Return the settings that a sampler has to choose from on a task."""
     return CONTENDERS[sampler].settings(task(task_name))
-
-
-def _trials(record: Mapping[str, Any]) -> int:
-    return len(record["truth"] if "truth" in record else record["incumbent"])
 
 
 def _key(record: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -63,7 +63,7 @@ class Panel:
 
 
 def compact(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all that the figures take of a study, a tenth of its record."""
+    """Return all that the figures take of a study: less than half of its record."""
     if "incumbent" in record:
         return dict(record)
     kept = ("task", "sampler", "setting", "seed", "workers", "version")
@@ -84,16 +84,21 @@ def curves(records: Iterable[Mapping[str, Any]]) -> Curves:
     result: Curves = {}
     for record in records:
         by_seed = result.setdefault(record["sampler"], {}).setdefault(record["task"], {})
-        by_seed[record["seed"]] = np.array(compact(record)["incumbent"])
+        kept = record["incumbent"] if "incumbent" in record else incumbents(record)
+        by_seed[record["seed"]] = np.array(kept)
     return result
 
 
-def _best_observed(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return task → sampler → checkpoint → mean of the best observed value: what a study shows."""
+def _best_observed(records: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return task → sampler → checkpoint → mean of the best observed value: what a study shows.
+
+    Args:
+        records: Compact ones.
+    """
     values: dict[str, dict[str, dict[str, list[float]]]] = {}
     for record in records:
         of_sampler = values.setdefault(record["task"], {}).setdefault(record["sampler"], {})
-        for mark, value in compact(record)["best observed"].items():
+        for mark, value in record["best observed"].items():
             of_sampler.setdefault(mark, []).append(value)
     return {
         name: {

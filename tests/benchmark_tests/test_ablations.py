@@ -122,7 +122,9 @@ def test_what_has_no_weights_is_played_once_for_all_policies(
     ran = [record["variant"] for record in _records.load(path)]
     assert ran == [*chosen, "whole network"]
     ablations.report(arguments(path))
-    for part in json.loads((tmp_path / "out.json").read_text()):
+    parts = json.loads((tmp_path / "out.json").read_text())["policies"]
+    assert len(parts) == 2
+    for part in parts:
         assert part["less acquisition alone"].keys() == {"whole network", "random edits"}
 
 
@@ -130,7 +132,7 @@ def test_policies_are_compared_on_the_tasks_of_both(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "records.jsonl"
-    for policy, seed, regret in (("a", 1, 3.0), ("a", 2, 9.0), ("b", 1, 1.0)):
+    for policy, seed, regret in (("b", 1, 1.0), ("a", 1, 3.0), ("a", 2, 9.0)):
         record = {"variant": "whole network", "weights": policy, "seed": seed, "trials": 12}
         _records.append(path, record | {"log_regret": {"12": [regret, regret]}})
     ablations.report(arguments(path))
@@ -144,19 +146,28 @@ def test_studies_of_all_lengths_are_told_together(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "records.jsonl"
-    for trials, regrets in ((12, {"12": 1.0}), (25, {"12": 4.0, "25": 5.0})):
+    for seed, trials, regrets in (
+        (1, 12, {"12": 1.0}),
+        (1, 25, {"12": 1.0, "25": 5.0}),  # the same study, longer: it counts once
+        (2, 25, {"12": 4.0, "25": 5.0}),
+        (3, 12, {"12": 4.0}),
+    ):
         for variant, weights, factor in (
             ("acquisition alone", "none", 0),
             ("whole network", "a", 1),
+            ("imitation only", "a, b", 2),
         ):
-            record = {"variant": variant, "weights": weights, "seed": 1, "trials": trials}
+            if variant == "imitation only" and trials == 25:
+                continue
+            record = {"variant": variant, "weights": weights, "seed": seed, "trials": trials}
             curves = {mark: [factor * value] * 2 for mark, value in regrets.items()}
             _records.append(path, record | {"log_regret": curves})
     ablations.report(arguments(path))
     lines = capsys.readouterr().out.splitlines()
     together = lines[lines.index("Policy a, studies of all lengths:") :]
-    # At 12 the mean of 1, 1, 4, 4, whose standard error is √3 / 2; 1.96 of them.
-    assert "| whole network | +2.500 ± 1.697 (0.0039) | +5.000 ± 0.000 (0) | 4, 2 |" in together
+    # At 12 the means of 1, 1, 4, 4, 4, 4 and of 2, 2, 8, 8; 1.96 standard errors of √.4 and √3.
+    assert "| whole network | +3.000 ± 1.240 (2.1e-06) | +5.000 ± 0.000 (0) | 6, 4 |" in together
+    assert "| imitation only | +5.000 ± 3.395 (0.0039) | – | 4 |" in together
 
 
 def test_of_what_was_trained_anew_the_last_is_reported(
@@ -173,7 +184,7 @@ def test_of_what_was_trained_anew_the_last_is_reported(
         _records.append(path, record | {"log_regret": {"12": [regret, regret]}})
     ablations.report(arguments(path))
     assert "| imitation only | +0.500 ± 0.000 (0) | 2 |" in capsys.readouterr().out
-    (part,) = json.loads((tmp_path / "out.json").read_text())
+    (part,) = json.loads((tmp_path / "out.json").read_text())["policies"]
     assert (part["policy"], part["trials a study"]) == ("a", 12)
     assert part["less acquisition alone"] == {
         "imitation only": {"12": [0.5, 0.0, 0.0, 2]},

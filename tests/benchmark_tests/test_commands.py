@@ -171,12 +171,44 @@ def test_a_report_goes_on_from_what_an_earlier_one_kept(
     assert apart["workers"]["1"]["samplers"]["tpe"]["studies"] == 6
 
 
+def test_a_report_keeps_what_it_does_not_show(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = tmp_path / "records.jsonl", tmp_path / "with.dot"
+    _records.append(path, record("failure", 0, [0.98] * 25))
+    curves_file = tmp_path / "with.dot.curves.json.gz"
+    call(monkeypatch, samplers, "report", "replay", path, out)
+    (study,) = json.loads(gzip.decompress(curves_file.read_bytes()))
+    longer = study | {"incumbent": [0.97] * 50}
+    stale = study | {"seed": 1, "version": "an older one"}
+    elsewhere = study | {"task": "a task of another release"}
+    curves_file.write_bytes(gzip.compress(json.dumps([longer, stale, elsewhere]).encode()))
+    capsys.readouterr()
+    call(monkeypatch, samplers, "report", "replay", path, out)
+    told = capsys.readouterr().out
+    assert f"1 studies are those that {curves_file} kept." in told
+    assert "1 that it keeps are of other versions or settings, and left out." in told
+    assert json.loads(gzip.decompress(curves_file.read_bytes())) == [longer, stale, elsewhere]
+    means = json.loads((tmp_path / "with.dot.json").read_text())["workers"]["1"]["mean"]
+    assert means["replay"]["tpe"]["50"][0] == 0.97
+    # Of a study that was run again under today's version the older one goes.
+    _records.append(path, record("failure", 1, [0.99] * 25))
+    call(monkeypatch, samplers, "report", "replay", path, out)
+    kept = json.loads(gzip.decompress(curves_file.read_bytes()))
+    assert [s["version"] for s in kept if s["seed"] == 1] == [study["version"]]
+
+
 def test_a_report_takes_nothing_from_a_file_that_none_wrote(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "records.jsonl"
     _records.append(path, record("failure", 0, [1.0] * 25))
-    for wrong in (b"", b"nothing", gzip.compress(b'[{"task": "replay"}]')):
+    for wrong in (
+        b"",
+        b"nothing",
+        gzip.compress(b"[]")[:-9] + b"x" * 9,
+        gzip.compress(b'[{"task": "replay"}]'),
+    ):
         (tmp_path / "out.curves.json.gz").write_bytes(wrong)
         with pytest.raises(SystemExit, match="is not what `report` writes: delete it"):
             call(monkeypatch, samplers, "report", "replay", path, tmp_path / "out")

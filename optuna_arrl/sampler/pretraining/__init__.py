@@ -1,1 +1,1 @@
-"""How a policy is made: random tasks, whole episodes on them, a search and PPO over these."""
+"""How a policy is made: random tasks, whole episodes on them, search, imitation and PPO."""

@@ -173,8 +173,8 @@ class _Searched(nn.Module):
 
     Imitation lets go of the acquisition (its scale falls from 4 to 1.7): right for the next step,
     wrong for a study. And what PPO does to the exploration cannot be told from chance. So both are
-    put back after each stage, and the scores that were learned stand beside more of the
-    acquisition than they were learned with (docs/LOG.md, 2026-11-30).
+    put back after each stage, and what imitation has learned stands beside more of the acquisition
+    than it was learned with (docs/LOG.md, 2026-11-30).
     """
 
     exploration: Tensor
