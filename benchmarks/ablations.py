@@ -232,12 +232,15 @@ def report(args: argparse.Namespace) -> None:
         policies = [policy for policy in policies if policy != _NO_WEIGHTS]
     parts: list[dict[str, Any]] = []
     for policy in policies:
-        own = {r["trials"] for r in records if _policy(r) == policy}
+        own = {(r["seed"], r["trials"]) for r in records if _policy(r) == policy}
         together = [
-            r for r in records if _policy(r) in (policy, _NO_WEIGHTS) and r["trials"] in own
+            r
+            for r in records
+            if _policy(r) in (policy, _NO_WEIGHTS) and (r["seed"], r["trials"]) in own
         ]
+        lengths = sorted({trials for _, trials in own})
         # A study does not know how long it will be: those of all lengths are of one kind.
-        for trials in [*sorted(own), *([None] if len(own) > 1 else [])]:
+        for trials in [*lengths, *([None] if len(lengths) > 1 else [])]:
             part = [r for r in together if trials in (None, r["trials"])]
             parts.append({"policy": policy, "trials a study": trials} | _figures(part))
     for part in parts:
