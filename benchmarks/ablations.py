@@ -254,7 +254,9 @@ def report(args: argparse.Namespace) -> None:
     result = {"policies": parts} | {f"less {name}": table for name, table in beside.items()}
     text = json.dumps(result, indent=1) + "\n"
     args.out.with_name(args.out.name + ".json").write_text(text, encoding="utf-8")
-    _draw(parts, args.out.with_name(args.out.name + ".png"))
+    # A panel a policy: studies of all its lengths together, which come last.
+    panels = list({part["policy"]: part for part in parts}.values())
+    _draw(panels, args.out.with_name(args.out.name + ".png"))
 
 
 def _policy(record: dict[str, Any]) -> str:
