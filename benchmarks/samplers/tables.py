@@ -50,7 +50,7 @@ def sampler_table(figures: Mapping[str, Any]) -> str:
     if single:
         for target, reached in figures.get("trials to reach", {}).items():
             told = ", ".join(f"{s} {n or 'not reached'}" for s, n in reached.items())
-            lines += ["", f"Trials until the mean is at that of {target}: {told}."]
+            lines += ["", f"Trials until the mean is at that of {target}, no later: {told}."]
     else:
         names = sorted(samplers, key=last)
         lines += ["", *_head(["task, mean after 100 trials", *names])]

@@ -220,7 +220,7 @@ def test_the_summary_against_a_case_worked_out_by_hand(toy_suite: None) -> None:
     # 100 + 2 - 48, and 2.776 * 1.5811 / √5 to two digits.
     assert ours.startswith("| arrl | failure | 54.0 ± 2.0 | 4.0 ± 2.0 | -96.0 ± 2.0 |  |")
     assert theirs.startswith("| tpe | failure | 78.0 ± 2.0 | 53.0 ± 2.0 | 3.0 ± 2.0 | 0.031, ")
-    assert "at that of tpe at 100: tpe 100, arrl 51." in sampler_table(result)
+    assert "at that of tpe at 100, no later: tpe 100, arrl 51." in sampler_table(result)
 
 
 def test_of_several_tasks_the_table_shows_ranks(toy_suite: None) -> None:
