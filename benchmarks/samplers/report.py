@@ -140,7 +140,7 @@ def summary(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
             continue
         ranks = {name: mean_ranks({s: table[s][name] for s in table}) for name in tasks}
         result["mean rank"][str(checkpoint)] = {
-            s: round(float(np.mean([ranks[name][s] for name in tasks])), 3) for s in table
+            s: round(float(np.mean([ranks[name][s] for name in tasks])), 6) for s in table
         } | {"seeds": min(len(values) for values in table[next(iter(table))].values())}
         result["one-sided Wilcoxon, p that the first is below the second"][str(checkpoint)] = {
             a: {b: _p_value(by_sampler, tasks, checkpoint, a, b) for b in table if b != a}
