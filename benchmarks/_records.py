@@ -1,13 +1,18 @@
-"""One JSON object a line: what a benchmark has measured so far, so that it can go on."""
+"""One JSON object a line: what a benchmark has measured so far, so that it can go on.
+
+A file whose name ends in ``.gz`` is gzipped, and only read.
+"""
 
 from __future__ import annotations
 
 import fcntl
+import gzip
 import json
 import math
 import os
 from pathlib import Path
 from typing import Any
+import zlib
 
 import numpy as np
 from scipy.stats import t as student_t
@@ -21,7 +26,13 @@ def load(path: Path) -> list[dict[str, Any]]:
     """
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    content = path.read_bytes()
+    if path.suffix == ".gz":
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError, zlib.error) as error:
+            raise SystemExit(f"{path} is no whole gzip file: name another file.") from error
+    lines = content.decode("utf-8", errors="replace").split("\n")
     records = []
     for number, line in enumerate(lines[:-1], 1):  # whoever was killed wrote no end of line
         try:
@@ -34,7 +45,13 @@ def load(path: Path) -> list[dict[str, Any]]:
 
 
 def append(path: Path, record: dict[str, Any]) -> None:
-    """Add a record to a file, in place of what a killed process left of its last one."""
+    """Add a record to a file, in place of what a killed process left of its last one.
+
+    Raises:
+        SystemExit: When the file is a gzipped one: those are only read.
+    """
+    if path.suffix == ".gz":
+        raise SystemExit(f"{path} is gzipped, and so only read: gunzip it, or name another file.")
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # two commands may write to one file

@@ -42,6 +42,8 @@ from optuna_arrl.sampler.ppo import Batch
 from optuna_arrl.sampler.ppo import ppo_update
 from optuna_arrl.sampler.ppo import PPOConfig
 from optuna_arrl.sampler.pretraining.checking import as_in_a_study
+from optuna_arrl.sampler.pretraining.checking import highest_seed
+from optuna_arrl.sampler.pretraining.checking import SIDE_BY_SIDE
 from optuna_arrl.sampler.pretraining.checking import summarise
 from optuna_arrl.sampler.pretraining.drawing import draw_tasks
 from optuna_arrl.sampler.pretraining.episodes import Choose
@@ -51,7 +53,6 @@ from optuna_arrl.sampler.rewards import rewards
 from optuna_arrl.sampler.surrogate import Surrogate
 
 
-_SIDE_BY_SIDE = 64  # tasks a lot
 _MARKS = (12, 25, 50, 100, 300)
 _AGAINST = ("acquisition alone", "whole network", "imitation only")
 # What plays alike whatever the policy's weights are, and is played once for all of them.
@@ -194,13 +195,18 @@ def run(args: argparse.Namespace) -> None:
         raise SystemExit(f"There is no variant {unknown[0]!r}, only: {', '.join(policies)}.")
     records = _records.load(args.records)
     done = {(r["variant"], r["weights"], r["seed"], r["trials"]) for r in records}
-    for lot in range(math.ceil(args.tasks / _SIDE_BY_SIDE)):
+    if args.seed > (highest := highest_seed(args.tasks)):
+        raise SystemExit(
+            f"--seed {args.seed} gives tasks to learn on, not to judge by: with --tasks "
+            f"{args.tasks} it may be {highest} at most."
+        )
+    for lot in range(math.ceil(args.tasks / SIDE_BY_SIDE)):
         seed = args.seed + lot
         for name in chosen:
             if (name, weights[name], seed, args.trials) in done:
                 continue
-            drawn = draw_tasks(_SIDE_BY_SIDE, seed)
-            choose = policies[name](seed, _SIDE_BY_SIDE)
+            drawn = draw_tasks(SIDE_BY_SIDE, seed)
+            choose = policies[name](seed, SIDE_BY_SIDE)
             curve = play(drawn, args.trials, seed, choose).log_regret
             marks = [mark for mark in _MARKS if mark <= args.trials]
             record: dict[str, Any] = {"variant": name, "weights": weights[name]}
@@ -399,7 +405,7 @@ def main() -> None:
     )
     command.add_argument("--trials", type=at_least(min(_MARKS)), default=50)
     command.add_argument(
-        "--seed", type=at_least(0), default=90_000, help="of the first lot of tasks, below 1000000"
+        "--seed", type=at_least(0), default=90_000, help="of the first lot of tasks"
     )
     command.add_argument("--policy", default=None, help="default: the shipped weights")
     command.add_argument("--retrained", type=folder, help="folder of benchmarks.retraining")

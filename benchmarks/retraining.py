@@ -24,6 +24,7 @@ import hashlib
 import json
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save_file
 import torch
@@ -183,7 +184,13 @@ def retrained(folder: Path | None) -> dict[str, tuple[str, PolicyNetwork]]:
         path = None if folder is None else folder / f"{name}.safetensors"
         if path is not None and path.exists():
             network = Partial(variant.change)
-            network.load_state_dict(load_file(path))
+            try:
+                network.load_state_dict(load_file(path))
+            except (OSError, SafetensorError, RuntimeError) as error:
+                raise SystemExit(
+                    f"{path} holds no weights of this release's network: train it again into "
+                    "another folder."
+                ) from error
             digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
             found[variant.label] = (digest, network.eval().requires_grad_(False))
     return found

@@ -87,7 +87,10 @@ def main() -> None:
 
 def _run(args: argparse.Namespace) -> None:
     if args.settings == "all" and min(args.seeds) < SELECTION_SEEDS:
-        raise SystemExit(f"Settings are chosen on seeds from {SELECTION_SEEDS}.")
+        raise SystemExit(
+            f"Settings are chosen on seeds from {SELECTION_SEEDS}: name such, as in "
+            f"--seeds {SELECTION_SEEDS}-{SELECTION_SEEDS + 9}."
+        )
     todo = harness.plans(
         args.suite,
         args.samplers,
@@ -144,8 +147,6 @@ def _report(suites: list[str], path: Path, out: Path) -> None:
         if record["seed"] < SELECTION_SEEDS
         and record["setting"] == str(harness.chosen_setting(suite, record["sampler"]))
     ]
-    if not chosen:
-        raise SystemExit(f"{path} holds no record of {', '.join(suites)} to report.")
     curves_file = _beside(out, ".curves.json.gz")
     studies = _kept(curves_file)
     for study in chosen:
@@ -168,6 +169,11 @@ def _report(suites: list[str], path: Path, out: Path) -> None:
         if harness.is_current(study)
         and study["setting"] == str(harness.chosen_setting(suite, study["sampler"]))
     ]
+    if not records:
+        raise SystemExit(
+            f"Neither {path} nor {curves_file} holds a study of {', '.join(suites)} to report: "
+            "`run` first."
+        )
     run = set(map(id, chosen))
     if earlier := sum(id(study) not in run for study in records):
         print(f"{earlier} studies are those that {curves_file} kept.")

@@ -18,6 +18,7 @@ import json
 import math
 from pathlib import Path
 from typing import Any
+import zlib
 
 import numpy as np
 import optuna
@@ -82,19 +83,24 @@ def main() -> None:
 def run_study(folder: Path, sampler: str, seed: int, trials: int) -> None:
     """Bring a study to a number of completed trials; trial 0 is the baseline.
 
+    One that has them is left as it is, whatever version made it: :func:`report` says which.
+
     Raises:
-        SystemExit: When another version or setting of the sampler has begun it.
+        SystemExit:
+            When trials are missing, and another version or setting of the sampler has begun it or
+            its database is not there.
     """
     study = _study(folder, sampler, seed)
     if len(_completed(study)) >= trials:
         return
-    made_by = f"{CONTENDERS[sampler].version()}; {chosen_setting('replay', sampler)}"
+    made_by = _version(sampler)
     begun_by = study.user_attrs.get(_MADE_BY_KEY)
     if study.trials and begun_by != made_by:
         raise SystemExit(
             f"Study {study.study_name} in {folder} was begun by {begun_by or 'an older version'}, "
             f"which is not this one ({made_by}): name another folder."
         )
+    _refuse_without_database(folder, study)
     study.set_user_attr(_MADE_BY_KEY, made_by)
     objective = TrainScriptObjective(profile="cpu")
     try:
@@ -123,10 +129,12 @@ def rerun_best(folder: Path, sampler: str, seed: int, reruns: int, records: Path
         identity: dict[str, Any] = {
             "study": study.study_name,
             "trial": winner.number,
+            "measured": winner.value,  # tells it from the same trial of another version's study
             "seed": _FIRST_FRESH_SEED + k,
         }
         if any(identity.items() <= record.items() for record in load(records)):
             continue
+        _refuse_without_database(folder, study)
         objective = TrainScriptObjective(profile="cpu")
         try:
             objective.enqueue_baseline(study)  # refuses a study made under other conditions
@@ -155,11 +163,14 @@ def report(folder: Path, samplers: list[str], seeds: Iterable[int], reruns: int)
         studies = [_study(folder, sampler, seed) for seed in seeds]
         differences, spreads = [], []
         for study in studies:
-            winner = best(study).number
+            winner = best(study)
+            identity = {
+                "study": study.study_name,
+                "trial": winner.number,
+                "measured": winner.value,
+            }
             of_study = [
-                r["best"] - r["baseline"]
-                for r in records
-                if (r["study"], r["trial"]) == (study.study_name, winner)
+                r["best"] - r["baseline"] for r in records if identity.items() <= r.items()
             ][:reruns]
             mean, half = mean_interval(of_study)
             differences.append(mean)
@@ -168,6 +179,7 @@ def report(folder: Path, samplers: list[str], seeds: Iterable[int], reruns: int)
         mean, half = mean_interval(differences)
         kept = [_completed(study) for study in studies]
         result[sampler] = {
+            "made by": sorted({str(study.user_attrs.get(_MADE_BY_KEY)) for study in studies}),
             "trials, by study": [len(part) for part in kept],
             "best - baseline on fresh seeds, by study": np.round(differences, 5).tolist(),
             "95 % interval over reruns, half, by study": spreads,
@@ -250,8 +262,13 @@ def _packed(study: optuna.Study) -> dict[str, Any]:
 
 def _kept(folder: Path) -> dict[str, dict[str, Any]]:
     path = folder / _TRIALS_FILE
-    lines = gzip.decompress(path.read_bytes()).splitlines() if path.exists() else []
-    return {line["study"]: line for line in map(json.loads, lines)}
+    try:
+        lines = gzip.decompress(path.read_bytes()).splitlines() if path.exists() else []
+        return {line["study"]: line for line in map(json.loads, lines)}
+    except (OSError, EOFError, zlib.error, ValueError, TypeError, KeyError) as error:
+        raise SystemExit(
+            f"{path} is not what this command writes: delete it, or name another folder."
+        ) from error
 
 
 def _unpacked(packed: Mapping[str, Any]) -> optuna.Study:
@@ -274,12 +291,38 @@ def _unpacked(packed: Mapping[str, Any]) -> optuna.Study:
     return study
 
 
+def _version(sampler: str) -> str:
+    """Return what made a study: how failures are coded has no say, the objective does that."""
+    sigma0 = chosen_setting("replay", sampler).sigma0
+    version = CONTENDERS[sampler].version()
+    return version if sigma0 is None else f"{version}; sigma0={sigma0}"
+
+
+def _refuse_without_database(folder: Path, study: optuna.Study) -> None:
+    """Refuse to measure for a study of which the trials alone are kept.
+
+    What would be added to it would be lost, and under which conditions it ran is not known.
+
+    Raises:
+        SystemExit: When its database is not in the folder.
+    """
+    if not _database(folder, study.study_name).exists():
+        raise SystemExit(
+            f"Of study {study.study_name} {folder} has the trials but no database, so it can be "
+            "reported but not gone on with: name another folder."
+        )
+
+
+def _database(folder: Path, name: str) -> Path:
+    return folder.resolve() / f"{name}.db"
+
+
 def _study(folder: Path, sampler: str, seed: int) -> optuna.Study:
     name = f"{sampler}-{seed}"
-    if not (folder / f"{name}.db").exists() and (packed := _kept(folder).get(name)):
+    if not _database(folder, name).exists() and (packed := _kept(folder).get(name)):
         return _unpacked(packed)
     return optuna.create_study(
-        storage=f"sqlite:///{folder.resolve() / name}.db",
+        storage=f"sqlite:///{_database(folder, name)}",
         study_name=name,
         load_if_exists=True,
         pruner=optuna.pruners.NopPruner(),  # the default would judge edits by training loss

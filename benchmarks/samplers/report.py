@@ -251,10 +251,8 @@ def panels(records: Iterable[Mapping[str, Any]]) -> dict[str, Panel]:
 
 def draw_panels(panels: Mapping[str, Panel], path: Path) -> None:
     """Draw means with their 95 % intervals against trials, a panel a title."""
-    import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    mpl.rcParams["svg.hashsalt"] = "benchmarks"  # the same figure from the same records
     columns = min(4, len(panels))
     rows = math.ceil(len(panels) / columns)
     size = (8, 5) if len(panels) == 1 else (4 * columns, 3 * rows)

@@ -95,7 +95,9 @@ def _try_device(name: str) -> None:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:  # the latter where torch has no CUDA
         said = str(error).splitlines()[0].rstrip(".")
-        raise BadInput(f"Torch cannot compute on device {name!r} here: {said}.") from error
+        raise BadInput(
+            f"Torch cannot compute on device {name!r} here: {said}. Use --device cpu."
+        ) from error
 
 
 def _check(folder: Path, tasks: int, trials: int, seed: int, device: str) -> None:
@@ -104,11 +106,17 @@ def _check(folder: Path, tasks: int, trials: int, seed: int, device: str) -> Non
     from optuna_arrl.sampler.learner import shipped_policy
     from optuna_arrl.sampler.policy import PolicyNetwork
     from optuna_arrl.sampler.pretraining.checking import compare
+    from optuna_arrl.sampler.pretraining.checking import highest_seed
     from optuna_arrl.sampler.pretraining.checking import summarise
 
     path = folder / "policy.safetensors"
     if not path.exists():
         raise BadInput(f"There is no {path}: train it first.")
+    if seed > (highest := highest_seed(tasks)):
+        raise BadInput(
+            f"--seed {seed} gives tasks to learn on, not to judge by: with --check {tasks} it may "
+            f"be {highest} at most."
+        )
     with bad_input(ValueError):
         trained = shipped_policy(path).network
     network, acquisition = trained.to(device), PolicyNetwork().to(device)

@@ -40,6 +40,7 @@ from optuna_arrl.sampler.ppo import Batch
 from optuna_arrl.sampler.ppo import ppo_update
 from optuna_arrl.sampler.ppo import PPOConfig
 from optuna_arrl.sampler.proposers import GENERATOR_VERSION
+from optuna_arrl.sampler.space import Space
 from optuna_arrl.sampler.state import is_same
 from optuna_arrl.sampler.state import one_thread
 from optuna_arrl.sampler.state import pending_edits
@@ -203,30 +204,34 @@ class Learner:
         if self._loaded and newest == self._policy.version:
             return
         try:
-            self._load(newest)
+            reference = self._stored_reference()
+            policy = reference
+            if newest > 0:
+                found = self.store.load(newest)
+                assert found.weights is not None
+                policy = _policy(newest, found.weights, found.optimiser)
         except RuntimeError:  # of load_state_dict: other names or shapes
             self._learns, self._policy, self._loaded = False, self._shipped, True
             _logger.warning(
                 "This study's policy was made by another release of optuna-arrl, whose network "
                 "has other weights: the study goes on with the policy of this release, and that "
-                "does not learn."
+                "does not learn. To learn, go on with that release, or begin a new study."
             )
             return
-        self._consumed = {number for record in self.store.records() for number in record.consumed}
+        consumed = {number for record in self.store.records() for number in record.consumed}
+        # All or nothing: a storage may fail at any of the reads above, and a policy without what
+        # it has consumed would learn from the same trials again.
+        self._reference, self._policy, self._consumed = reference, policy, consumed
         self._loaded = True
 
-    def _load(self, newest: int) -> None:
+    def _stored_reference(self) -> Policy:
+        """Return the study's version 0, which the KL penalty refers to."""
         stored = self.store.load(0)
-        if stored.sha256 != self._reference.sha256:
-            # The study began with another one: the KL penalty has to refer to that.
-            _logger.info("The study's own policy version 0 is used, not the one given.")
-            assert stored.weights is not None
-            self._reference = _policy(0, stored.weights, None)
-        self._policy = self._reference
-        if newest > 0:
-            found = self.store.load(newest)
-            assert found.weights is not None
-            self._policy = _policy(newest, found.weights, found.optimiser)
+        if stored.sha256 == self._reference.sha256:
+            return self._reference
+        _logger.info("The study's own policy version 0 is used, not the one given.")
+        assert stored.weights is not None
+        return _policy(0, stored.weights, None)
 
     def advance(
         self,
@@ -442,10 +447,10 @@ def _step(
     distributions = search_space(seen)
     if not distributions or not all(t.state.is_finished() for t in seen):
         return "other_space"
+    if Space(distributions).digest() != action.space:  # a PartialFixedSampler takes names away
+        return "other_space"
     pending = pending_edits(trials, action.pending)
     situation = situation_of(seen, distributions, direction, action.seed, trial.number, pending)
-    if situation.space.digest() != action.space:
-        return "other_space"
     if situation.candidates.digest() != action.candidates:
         return "other_candidates"
     drawn = situation.params(action.index)

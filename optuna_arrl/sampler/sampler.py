@@ -56,7 +56,8 @@ ACQUISITION = "acquisition"
 # Streams of random numbers of one trial; 0 draws the candidates.
 _CHOICE_STREAM = 1
 _INDEPENDENT_STREAM = 2
-# Policies of so many studies are kept at hand; what falls out is loaded again.
+# Policies of so many studies are kept at hand, those used last. Another is loaded again, or, where
+# a study's storage keeps none, learned anew from its trials.
 _MAX_STUDIES = 16
 
 
@@ -66,7 +67,7 @@ class ARRLSampler(BaseSampler):
     Each trial is an *edit* of an earlier one. Proposers draw candidate edits, a small network
     scores them from what Gaussian processes say of score and crash and from the trials
     themselves, and one is drawn, nearly always the best. How much it explores, and what to add to
-    the processes' scores, was learned on whole studies of random tasks and real runs; when a batch
+    the processes' scores, was learned on random tasks and real runs (docs/policy.md); when a batch
     of a study's own trials has ended, PPO goes on with it.
 
     Everything is read from and written to the study's storage: a new process with the same storage
@@ -167,7 +168,7 @@ class ARRLSampler(BaseSampler):
         self._advance(study, remainder=False)
 
     def learn(self, study: Study) -> None:
-        """Learn from the trials that ended since the last batch, however few.
+        """Learn from the trials that ended since the last batch, two or more.
 
         To be called when a study ends, so that what its last trials taught is kept. It does
         nothing where the storage is not an SQL database: there a batch is a fixed block of trials.
@@ -334,7 +335,8 @@ class ARRLSampler(BaseSampler):
                 shipped = shipped_policy(self._policy)
                 learns = self._policy != ACQUISITION
                 learner = Learner(store, shipped, self._batch_size, learns=learns)
-                self._learners[key] = learner
+        self._learners.pop(key, None)
+        self._learners[key] = learner  # the last one: used last
         while len(self._learners) > _MAX_STUDIES:
             self._learners.pop(next(iter(self._learners)))
         return learner
@@ -343,7 +345,10 @@ class ARRLSampler(BaseSampler):
         # A study does not end for want of learning; the policy it has still chooses.
         if study.study_name not in self._warned:
             self._warned.add(study.study_name)
-            _logger.warning(f"Policy of study '{study.study_name}' not updated: {error!r}")
+            _logger.warning(
+                f"Policy of study '{study.study_name}' not updated, the study goes on with the "
+                f"one it has and tries again at the next trial: {type(error).__name__}: {error}"
+            )
 
 
 def _is_whole(value: Any, least: int) -> bool:

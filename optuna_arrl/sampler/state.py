@@ -1,7 +1,8 @@
 """Study history → what the policy sees: which trials count, over which search space.
 
-Everything here is a function of finished trials alone, so that any process that reads the same
-trials from storage sees the same state, whether it draws the next edit or learns from an old one.
+The state of a trial is a function of finished trials and of the edits that were under way when it
+was drawn, both of which its action names: any process that reads the same trials from storage sees
+the same state, whether it draws the next edit or learns from an old one.
 """
 
 from __future__ import annotations

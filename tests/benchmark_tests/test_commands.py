@@ -36,13 +36,20 @@ def call(monkeypatch: pytest.MonkeyPatch, module: ModuleType, *arguments: object
         (samplers, "run replay FILE --samplers tpe --trials 0", "no whole number from 1 on"),
         (samplers, "run replay FILE --samplers tpe --seeds x", "write 0-19 or 3,5"),
         (samplers, "run replay FILE --samplers tpe --seeds 5-3", "the lower one comes first"),
-        (samplers, "run replay FILE --samplers tpe --settings all", "on seeds from 1000"),
+        (
+            samplers,
+            "run replay FILE --samplers tpe --settings all",
+            "name such, as in --seeds 1000-1009",
+        ),
         (samplers, "choose replay FILE", "`run --settings all` first"),
-        (samplers, "report replay FILE OUT", "holds no record of replay"),
+        (samplers, "report replay FILE OUT", "holds a study of replay to report: `run` first"),
         (samplers, "report replay,nope FILE OUT", "no 'nope', only replay"),
         (ablations, "run FILE --policy nope", "nope"),
         (ablations, "run FILE --trials 5", "no whole number from 12 on"),
         (ablations, "run FILE --retrained NOWHERE", "`benchmarks.retraining` first"),
+        (ablations, "run FILE --seed 999999", "with --tasks 512 it may be 999992 at most"),
+        (ablations, "run BAD.gz --seed 0", "is no whole gzip file"),
+        (ablations, "run FILE --retrained DAMAGED", "train it again into another folder"),
         (ablations, "run FILE --variants nope", "There is no variant 'nope'"),
         (ablations, "report FILE OUT", "`run` first"),
         (retraining, "FOLDER whole --iterations 0", "no whole number from 1 on"),
@@ -62,7 +69,12 @@ def test_wrong_input_gets_one_sentence(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "there").touch()
+    (tmp_path / "bad.gz").write_bytes(gzip.compress(b'{"seed": 0}\n')[:-9])
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "whole.safetensors").write_bytes(b"neither")
     paths = {
+        "BAD.gz": tmp_path / "bad.gz",
+        "DAMAGED": tmp_path / "damaged",
         "FILE": tmp_path / "records.jsonl",
         "FOLDER": tmp_path,
         "NOWHERE": tmp_path / "nowhere",
@@ -105,6 +117,14 @@ def record(setting: str, seed: int, values: list[float | None]) -> dict[str, obj
         "ask_seconds": 0.0,
         "tell_seconds": 0.0,
     }
+
+
+def test_gzipped_records_are_read_and_never_written(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"seed": 0}\n{"seed": 1}\n'))
+    assert _records.load(path) == [{"seed": 0}, {"seed": 1}]
+    with pytest.raises(SystemExit, match="gunzip it, or name another file"):
+        _records.append(path, {"seed": 2})
 
 
 def test_a_setting_is_chosen_of_complete_studies_only(

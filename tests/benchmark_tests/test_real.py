@@ -34,6 +34,7 @@ def _made_up(folder: Path, sampler: str, seed: int, gain: float) -> None:
             {
                 "study": study.study_name,
                 "trial": 2,
+                "measured": 1.6 - gain,
                 "seed": 1001 + k,
                 "baseline": 1.61,
                 "best": 1.61 - gain + (0.001 if k else -0.001),
@@ -70,7 +71,9 @@ def test_a_study_that_goes_on_has_its_trials(tmp_path: Path) -> None:
     assert len(_study(tmp_path, "tpe", 0).trials) == 4
 
 
-def test_every_trial_is_kept_without_its_database(tmp_path: Path) -> None:
+def test_every_trial_is_kept_without_its_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _made_up(tmp_path, "tpe", 0, 0.02)
     _made_up(tmp_path, "tpe", 1, 0.03)
     export(tmp_path, ["tpe"], range(2))
@@ -78,8 +81,27 @@ def test_every_trial_is_kept_without_its_database(tmp_path: Path) -> None:
     for path in tmp_path.glob("*.db"):
         path.unlink()
     assert report(tmp_path, ["tpe"], range(2), reruns=2) == before
+    # What is measured for such a study would be lost.
+    monkeypatch.setattr(real, "_version", lambda _: None)
+    with pytest.raises(SystemExit, match="reported but not gone on with: name another folder"):
+        real.run_study(tmp_path, "tpe", 0, trials=5)
+    with pytest.raises(SystemExit, match="reported but not gone on with: name another folder"):
+        real.rerun_best(tmp_path, "tpe", 0, 3, tmp_path / "reruns.jsonl")
+    real.rerun_best(tmp_path, "tpe", 0, 2, tmp_path / "reruns.jsonl")  # nothing is missing
     (tmp_path / "trials.jsonl.gz").unlink()
     assert not _study(tmp_path, "tpe", 0).trials
+    (tmp_path / "tpe-0.db").unlink()
+    (tmp_path / "trials.jsonl.gz").write_bytes(b"damaged")
+    with pytest.raises(SystemExit, match="not what this command writes: delete it"):
+        _study(tmp_path, "tpe", 0)
+
+
+def test_reruns_of_another_versions_study_do_not_count(tmp_path: Path) -> None:
+    _made_up(tmp_path, "tpe", 0, 0.02)
+    foreign = {"study": "tpe-0", "trial": 2, "measured": 1.5, "seed": 1003}
+    append(tmp_path / "reruns.jsonl", foreign | {"baseline": 1.6, "best": 1.0})
+    result = report(tmp_path, ["tpe"], range(1), reruns=3)
+    assert result["tpe"]["best - baseline on fresh seeds, by study"] == [-0.02]
 
 
 def test_figure_of_studies_of_unequal_length(tmp_path: Path) -> None:
@@ -133,7 +155,7 @@ def test_an_interrupted_study_goes_on_where_it_was(
     real.run_study(tmp_path, sampler, 0, trials=5)  # nothing is missing
     assert _Line.runs == 6
 
-    monkeypatch.setattr(real, "chosen_setting", lambda *_: Setting(coding="worst"))
+    monkeypatch.setattr(real, "chosen_setting", lambda *_: Setting(sigma0=0.3))
     with pytest.raises(SystemExit, match=r"begun by .*, which is not this one .*another folder"):
         real.run_study(tmp_path, sampler, 0, trials=6)
     assert _Line.runs == 6

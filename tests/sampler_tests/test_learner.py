@@ -246,6 +246,26 @@ def test_the_loser_of_a_race_goes_on_with_the_winners_version(study: optuna.Stud
     assert [record.consumed for record in store_of(study).records()] == [(), (0, 1, 2, 3)]
 
 
+def test_a_storage_that_fails_while_a_version_is_read_makes_nothing_learned_twice(
+    study: optuna.Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study.optimize(bowl, n_trials=4)
+    other = Learner(store_of(study), shipped_policy(None), 4)
+    other.refresh()
+    study.optimize(bowl, n_trials=1)  # makes version 1 of the four
+    with monkeypatch.context() as patch:
+
+        def locked() -> None:
+            raise sqlite3.OperationalError("database is locked")
+
+        patch.setattr(other.store, "records", locked)
+        with pytest.raises(sqlite3.OperationalError):
+            other.refresh()
+    other.advance(study.get_trials(), study.direction, no_noise)
+    assert other.policy.version == 1
+    assert [record.consumed for record in store_of(study).records()] == [(), (0, 1, 2, 3)]
+
+
 def test_pruned_and_failed_trials_are_learned_from(study: optuna.Study) -> None:
     def objective(trial: optuna.Trial) -> float:
         value = bowl(trial)

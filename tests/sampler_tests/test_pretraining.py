@@ -420,6 +420,10 @@ def test_the_command_trains_resumes_and_checks(
         (["empty", "--check", "4"], "train it first"),
         (["broken", "--check", "4"], "weights of a PolicyNetwork"),
         (["broken", "--iterations", "2"], "is damaged: delete it"),
+        (
+            ["broken", "--check", "65", "--seed", "999999"],
+            "not to judge by: with --check 65 it may be 999998 at most",
+        ),
         (["new", "--device", "abacus"], "Torch cannot compute on device 'abacus' here"),
         (["/proc/nowhere"], "name a folder of yours"),
         (["new", "--trials", "50"], "--trials is for --check"),

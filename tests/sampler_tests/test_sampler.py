@@ -370,6 +370,9 @@ def test_works_inside_partial_fixed_sampler() -> None:
     study = optuna.create_study(sampler=sampler)
     study.optimize(bowl, n_trials=6)
     assert {t.params["x"] for t in study.trials} == {0.25}
+    # The search space that its edits are drawn over is not the study's: nothing is learned.
+    (_, record) = study.sampler._base_sampler.policy_versions(study)
+    assert record.statistics["left_out"] == {"no_action": 1, "other_space": 3}
 
 
 def test_seed_of_the_first_sampler_is_the_studys(storage: BaseStorage) -> None:

@@ -15,15 +15,17 @@ from optuna_arrl.sampler.policy import action_distribution
 from optuna_arrl.sampler.policy import policy_input
 from optuna_arrl.sampler.policy import PolicyNetwork
 from optuna_arrl.sampler.pretraining.drawing import draw_tasks
+from optuna_arrl.sampler.pretraining.drawing import TRAINING_TASKS
 from optuna_arrl.sampler.pretraining.episodes import Choose
 from optuna_arrl.sampler.pretraining.episodes import play
 from optuna_arrl.sampler.proposers import Candidates
 from optuna_arrl.sampler.surrogate import Surrogate
 
 
-__all__ = ["Difference", "as_in_a_study", "compare", "summarise"]
+__all__ = ["SIDE_BY_SIDE", "Difference", "as_in_a_study", "compare", "highest_seed", "summarise"]
 
-_SIDE_BY_SIDE = 64  # tasks at a time
+SIDE_BY_SIDE = 64
+"""Tasks that are drawn and played at a time: a lot."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,11 @@ class Difference:
     half_width: float
     p: float
     better: float
+
+
+def highest_seed(tasks: int) -> int:
+    """Return the highest seed that gives so many tasks to judge by: a lot a seed, from it on."""
+    return TRAINING_TASKS - math.ceil(tasks / SIDE_BY_SIDE)
 
 
 def as_in_a_study(network: PolicyNetwork, seed: int) -> Choose:
@@ -75,14 +82,14 @@ def compare(
         network, other: The two.
         tasks: How many, in lots of 64.
         trials: Of each study.
-        seed: Of the tasks; below `TRAINING_TASKS` none was trained on.
+        seed: Of the tasks; up to :func:`highest_seed` none was trained on.
 
     Yields:
         (b, n) log regret of the first less that of the second after every trial, lot by lot.
     """
     device = network.log_scale.device
-    for lot in range(math.ceil(tasks / _SIDE_BY_SIDE)):
-        number = min(_SIDE_BY_SIDE, tasks - lot * _SIDE_BY_SIDE)
+    for lot in range(math.ceil(tasks / SIDE_BY_SIDE)):
+        number = min(SIDE_BY_SIDE, tasks - lot * SIDE_BY_SIDE)
         drawn = draw_tasks(number, seed + lot, device)
         curves = [
             play(drawn, trials, seed + lot, as_in_a_study(each, seed + lot)).log_regret
