@@ -10,7 +10,7 @@ random network has labelled; an optimizer; a budget of processor seconds; a memo
 world's runs are uniform draws; the others move one to four hyperparameters of one of the better
 runs so far, so that the good end is known too. Interrupted, `run` goes on; worlds can be run by
 several processes, a file each. `arrl pretrain` reads what `pack` makes of all files
-(docs/policy.md).
+(docs/pretraining.md).
 """
 
 from __future__ import annotations

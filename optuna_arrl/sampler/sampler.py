@@ -67,8 +67,8 @@ class ARRLSampler(BaseSampler):
     Each trial is an *edit* of an earlier one. Proposers draw candidate edits, a small network
     scores them from what Gaussian processes say of score and crash and from the trials
     themselves, and one is drawn, nearly always the best. How much it explores, and what to add to
-    the processes' scores, was learned on random tasks and real runs (docs/policy.md); when a batch
-    of a study's own trials has ended, PPO goes on with it.
+    the processes' scores, was learned on random tasks and real runs (docs/pretraining.md); when a
+    batch of a study's own trials has ended, PPO goes on with it.
 
     Everything is read from and written to the study's storage: a new process with the same storage
     goes on with the same policy and proposes the same next edit. It serves any single-objective
