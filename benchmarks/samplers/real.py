@@ -94,11 +94,10 @@ def run_study(folder: Path, sampler: str, seed: int, trials: int) -> None:
     if len(_completed(study)) >= trials:
         return
     made_by = _version(sampler)
-    begun_by = study.user_attrs.get(_MADE_BY_KEY)
-    if study.trials and begun_by != made_by:
+    if study.trials and _made_by(study) != made_by:
         raise SystemExit(
-            f"Study {study.study_name} in {folder} was begun by {begun_by or 'an older version'}, "
-            f"which is not this one ({made_by}): name another folder."
+            f"Study {study.study_name} in {folder} was begun by {_made_by(study)}, which is not "
+            f"this version ({made_by}): name another folder."
         )
     _refuse_without_database(folder, study)
     study.set_user_attr(_MADE_BY_KEY, made_by)
@@ -179,7 +178,7 @@ def report(folder: Path, samplers: list[str], seeds: Iterable[int], reruns: int)
         mean, half = mean_interval(differences)
         kept = [_completed(study) for study in studies]
         result[sampler] = {
-            "made by": sorted({str(study.user_attrs.get(_MADE_BY_KEY)) for study in studies}),
+            "made by": sorted({_made_by(study) for study in studies}),
             "trials, by study": [len(part) for part in kept],
             "best - baseline on fresh seeds, by study": np.round(differences, 5).tolist(),
             "95 % interval over reruns, half, by study": spreads,
@@ -296,6 +295,11 @@ def _version(sampler: str) -> str:
     sigma0 = chosen_setting("replay", sampler).sigma0
     version = CONTENDERS[sampler].version()
     return version if sigma0 is None else f"{version}; sigma0={sigma0}"
+
+
+def _made_by(study: optuna.Study) -> str:
+    """Return the version that a study says it was begun by."""
+    return study.user_attrs.get(_MADE_BY_KEY) or "an older version"
 
 
 def _refuse_without_database(folder: Path, study: optuna.Study) -> None:

@@ -82,7 +82,7 @@ def test_every_trial_is_kept_without_its_database(
         path.unlink()
     assert report(tmp_path, ["tpe"], range(2), reruns=2) == before
     # What is measured for such a study would be lost.
-    monkeypatch.setattr(real, "_version", lambda _: None)
+    monkeypatch.setattr(real, "_version", lambda _: "an older version")
     with pytest.raises(SystemExit, match="reported but not gone on with: name another folder"):
         real.run_study(tmp_path, "tpe", 0, trials=5)
     with pytest.raises(SystemExit, match="reported but not gone on with: name another folder"):
@@ -156,6 +156,6 @@ def test_an_interrupted_study_goes_on_where_it_was(
     assert _Line.runs == 6
 
     monkeypatch.setattr(real, "chosen_setting", lambda *_: Setting(sigma0=0.3))
-    with pytest.raises(SystemExit, match=r"begun by .*, which is not this one .*another folder"):
+    with pytest.raises(SystemExit, match=r"begun by .*, which is not this version .*another folder"):
         real.run_study(tmp_path, sampler, 0, trials=6)
     assert _Line.runs == 6
