@@ -156,6 +156,6 @@ def test_an_interrupted_study_goes_on_where_it_was(
     assert _Line.runs == 6
 
     monkeypatch.setattr(real, "chosen_setting", lambda *_: Setting(sigma0=0.3))
-    with pytest.raises(SystemExit, match=r"begun by .*, which is not this version .*another folder"):
+    with pytest.raises(SystemExit, match=r"begun by .* not this version .*another folder"):
         real.run_study(tmp_path, sampler, 0, trials=6)
     assert _Line.runs == 6
