@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-__all__ = ["at_least", "file", "folder", "one_of", "seeds"]
+__all__ = ["at_least", "file", "folder", "growing_file", "one_of", "seeds"]
 
 
 def at_least(least: int) -> Callable[[str], int]:
@@ -56,6 +56,16 @@ def file(text: str) -> Path:
     path = Path(text)
     if path.is_dir():
         raise argparse.ArgumentTypeError(f"{text} is a folder: name a file")
+    return path
+
+
+def growing_file(text: str) -> Path:
+    """Return a file that records are added to: told before hours of work are done."""
+    path = file(text)
+    if path.suffix == ".gz":
+        raise argparse.ArgumentTypeError(
+            f"{text} is gzipped, and so only read: gunzip it, or name another file"
+        )
     return path
 
 

@@ -45,13 +45,7 @@ def load(path: Path) -> list[dict[str, Any]]:
 
 
 def append(path: Path, record: dict[str, Any]) -> None:
-    """Add a record to a file, in place of what a killed process left of its last one.
-
-    Raises:
-        SystemExit: When the file is a gzipped one: those are only read.
-    """
-    if path.suffix == ".gz":
-        raise SystemExit(f"{path} is gzipped, and so only read: gunzip it, or name another file.")
+    """Add a record to a plain file, in place of what a killed process left of its last one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # two commands may write to one file

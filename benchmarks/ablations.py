@@ -29,6 +29,7 @@ from benchmarks import _records
 from benchmarks._arguments import at_least
 from benchmarks._arguments import file
 from benchmarks._arguments import folder
+from benchmarks._arguments import growing_file
 from benchmarks.retraining import retrained
 from benchmarks.retraining import without_scores
 from optuna_arrl.sampler import ARRLSampler
@@ -399,7 +400,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(required=True)
     command = commands.add_parser("run")
-    command.add_argument("records", type=file)
+    command.add_argument("records", type=growing_file)
     command.add_argument(
         "--tasks", type=at_least(1), default=512, help="in lots of 64, the last one whole too"
     )

@@ -22,6 +22,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from benchmarks._arguments import at_least
 from benchmarks._arguments import file
+from benchmarks._arguments import growing_file
 from benchmarks._arguments import one_of
 from benchmarks._arguments import seeds
 from benchmarks._records import load
@@ -45,7 +46,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="run studies that RECORDS does not hold yet")
     run.add_argument("suite", choices=SUITES)
-    run.add_argument("records", type=file)
+    run.add_argument("records", type=growing_file)
     run.add_argument(
         "--samplers", type=one_of(*CONTENDERS), required=True, help=f"of {','.join(CONTENDERS)}"
     )

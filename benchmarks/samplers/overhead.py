@@ -28,7 +28,7 @@ import optuna
 import psutil
 
 from benchmarks._arguments import at_least
-from benchmarks._arguments import file
+from benchmarks._arguments import growing_file
 from benchmarks._arguments import one_of
 from benchmarks._records import append
 from benchmarks._records import load
@@ -48,7 +48,7 @@ _LAST = 32
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("records", type=file)
+    parser.add_argument("records", type=growing_file)
     parser.add_argument(
         "--samplers",
         type=one_of(*CONTENDERS),

@@ -375,6 +375,16 @@ def test_works_inside_partial_fixed_sampler() -> None:
     assert record.statistics["left_out"] == {"no_action": 1, "other_space": 3}
 
 
+def test_policies_of_the_studies_used_last_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("optuna_arrl.sampler.sampler._MAX_STUDIES", 2)
+    sampler = ARRLSampler(seed=0, batch_size=4)
+    first, second, third = (optuna.create_study(sampler=sampler) for _ in range(3))
+    first.optimize(bowl, n_trials=5)
+    for study in (second, first, third):
+        study.optimize(bowl, n_trials=1)
+    assert [version.version for version in sampler.policy_versions(first)] == [0, 1]
+
+
 def test_seed_of_the_first_sampler_is_the_studys(storage: BaseStorage) -> None:
     study = optuna.create_study(study_name="s", storage=storage, sampler=ARRLSampler())
     study.optimize(bowl, n_trials=2)
