@@ -19,7 +19,7 @@ from optuna_arrl.sampler.policy import PolicyNetwork
 
 @pytest.fixture(autouse=True)
 def few_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ablations, "_SIDE_BY_SIDE", 3)
+    monkeypatch.setattr(ablations, "SIDE_BY_SIDE", 3)
 
 
 def arguments(path: Path, **given: object) -> argparse.Namespace:
