@@ -223,7 +223,8 @@ class Warp:
     Attributes:
         best, gap: (B, 1) float64, in the unit of the losses.
         mean, sd: (B, 1) float64, of log((y - best + gap) / gap) over the losses it was made from.
-        defined: (B, 1) bool, False where no two losses differ; all losses are then 0 on its scale.
+        defined: (B, 1) bool, False where no two losses differ by what floats can divide by; all
+            losses are then 0 on its scale.
     """
 
     best: Tensor
@@ -244,7 +245,8 @@ class Warp:
         # Halves first: the losses' range may be wider than the largest float.
         gaps = torch.where(ran, 0.5 * losses - 0.5 * best, math.inf).sort(dim=1).values
         last = gaps.gather(1, (number - 1).clamp(min=0))
-        defined = (number > 0) & (last > 0.0)
+        # Below the smallest normal float, halves and quotients of gaps are 0 / 0.
+        defined = (number > 0) & (last > torch.finfo(torch.float64).tiny)
         half = gaps.gather(1, ((number - 1) // 2).clamp(min=0))
         mean = (torch.where(gaps.isinf(), 0.0, gaps) / number.clamp(min=1)).sum(1, keepdim=True)
         half = torch.where(half > 0.0, half, mean)
